@@ -1,0 +1,18 @@
+//! Block storage behind one completion-based interface: raw files, block devices, RAM, null.
+//!
+//! A [`BlockBackend`] is the disk, shared by all of a device's queues; a [`BlockQueue`] is one stream of requests, owned
+//! by one thread. A request names memory by [`Segment`]s and is answered by a [`Completion`] that carries the caller's
+//! tag. Nothing here knows virtio or guests; the caller is trusted for memory, never for ranges.
+//!
+//! Contract, kept by every backend and checked by one suite: the *backend* validates the range of a request against the
+//! current capacity (which may change by a resize) and answers `Err(Errno::INVAL)` in the completion; the caller promises
+//! only that a request's segments live until its completion has been reaped. Completions come in any order. A write that
+//! was completed before a flush was submitted is on stable storage when the flush completes. Dropping a queue waits for
+//! what is in flight.
+
+pub mod backend;
+
+pub use backend::{
+    BlockBackend, BlockError, BlockGeometry, BlockOperation, BlockQueue, BlockRequest, Completion, QueueFull,
+    Segment,
+};

@@ -1,0 +1,1 @@
+//! The only owner of KVM: virtual machine, vCPUs, memory slots, interrupts, CPUID

@@ -1,0 +1,187 @@
+//! The internal specification of a machine.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// A machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// Virtual processors.
+    pub cpus: CpuSpec,
+    /// Guest memory.
+    pub memory: MemorySpec,
+    /// What runs first.
+    pub boot: BootSpec,
+    /// Block devices, in PCI order.
+    pub disks: Vec<DiskSpec>,
+    /// Network interfaces, in PCI order.
+    pub nets: Vec<NetSpec>,
+    /// Entropy device.
+    pub rng: Option<RngSpec>,
+    /// The 16550 on I/O port 3F8h.
+    pub serial: CharacterSpec,
+    /// Virtio console ports; the first is hvc0. Empty: no device.
+    pub console_ports: Vec<ConsolePortSpec>,
+    /// What a reset by the guest does.
+    pub on_reset: OnReset,
+}
+
+/// Virtual processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuSpec {
+    /// Number of vCPUs; equals the product of the topology.
+    pub count: u8,
+    /// How they are arranged.
+    pub topology: CpuTopology,
+}
+
+/// Arrangement of vCPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CpuTopology {
+    /// Threads in a core.
+    pub threads_per_core: u8,
+    /// Cores in a die.
+    pub cores_per_die: u8,
+    /// Dies in a socket.
+    pub dies_per_socket: u8,
+    /// Sockets.
+    pub sockets: u8,
+}
+
+/// Guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemorySpec {
+    /// Size in bytes, a multiple of 2 MiB, at least 64 MiB.
+    pub bytes: u64,
+    /// Where it comes from.
+    pub backing: MemoryBacking,
+    /// Transparent huge pages are asked for.
+    pub transparent_hugepages: bool,
+    /// The host may merge equal pages (KSM).
+    pub mergeable: bool,
+    /// Every page is taken from the host before the guest starts.
+    pub prefault: bool,
+}
+
+/// Where guest memory comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryBacking {
+    /// Private anonymous memory.
+    Anonymous,
+    /// A memfd, shared with other processes.
+    Shared,
+    /// Huge pages of the given size in bytes.
+    HugePages {
+        /// Size of a page.
+        page_bytes: u64,
+        /// Shared with other processes.
+        shared: bool,
+    },
+}
+
+/// What runs first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootSpec {
+    /// A Linux kernel (bzImage by the 64-bit boot protocol, or an ELF image with a PVH note).
+    Kernel {
+        /// The kernel image.
+        kernel: PathBuf,
+        /// Initial RAM file system.
+        initramfs: Option<PathBuf>,
+        /// Command line, without a terminating zero.
+        command_line: String,
+    },
+}
+
+/// A disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// Identifier, unique in the machine.
+    pub id: String,
+    /// Raw image file or block device.
+    pub path: PathBuf,
+    /// The guest may not write.
+    pub read_only: bool,
+    /// Bypass the host's page cache (O_DIRECT).
+    pub direct: bool,
+    /// Number of virtqueues.
+    pub queues: u16,
+    /// Entries in each.
+    pub queue_size: u16,
+    /// Serial number that the guest sees, at most 20 bytes.
+    pub serial: Option<String>,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetSpec {
+    /// Identifier, unique in the machine.
+    pub id: String,
+    /// What carries its frames.
+    pub backend: NetBackendSpec,
+    /// The guest's MAC address.
+    pub mac: [u8; 6],
+    /// Number of queue pairs.
+    pub queue_pairs: u16,
+    /// Entries in each queue.
+    pub queue_size: u16,
+    /// Largest packet, told to the guest.
+    pub mtu: Option<u16>,
+}
+
+/// What carries frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetBackendSpec {
+    /// A TAP device by name, made if it does not exist and may be made.
+    Tap {
+        /// Interface name; `None` lets the kernel choose.
+        name: Option<String>,
+        /// Address and netmask to give to the host's side.
+        address: Option<(Ipv4Addr, Ipv4Addr)>,
+    },
+    /// TAP descriptors that this process was started with, one a queue pair.
+    TapDescriptors(Vec<i32>),
+}
+
+/// An entropy source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RngSpec {
+    /// A file that yields random bytes.
+    pub source: PathBuf,
+}
+
+/// What is on the other end of a character device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CharacterSpec {
+    /// No device.
+    Off,
+    /// A device that discards output and never has input.
+    Null,
+    /// This process's standard input and output.
+    Tty,
+    /// A new pseudo-terminal, whose path is logged and shown by vm.info.
+    Pty,
+    /// Output to a file.
+    File(PathBuf),
+    /// A unix socket that this process listens on, one client at a time.
+    Socket(PathBuf),
+}
+
+/// A port of the virtio console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsolePortSpec {
+    /// Name by which the guest finds the port (/dev/virtio-ports/NAME); `None` for a console (hvc).
+    pub name: Option<String>,
+    /// What is on the other end.
+    pub backend: CharacterSpec,
+}
+
+/// What a reset by the guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnReset {
+    /// The machine starts again in the same process.
+    #[default]
+    Reboot,
+    /// The process ends with exit code 0.
+    Exit,
+}

@@ -1,0 +1,10 @@
+//! Where a guest's Ethernet frames go: TAP, a loopback for tests, a decorator that captures to pcap.
+//!
+//! A [`NetBackend`] is one queue pair's worth of a network: frames in, frames out, none of them buffered here. Every frame
+//! starts with a virtio-net header ([`VNET_HEADER_BYTES`]); the backend carries it to the kernel where that understands it
+//! (offloads) and otherwise makes it say "nothing to do". Frames come from a guest: their content is not trusted, only
+//! their length is looked at.
+
+pub mod backend;
+
+pub use backend::{NetBackend, NetError, Offloads, VNET_HEADER_BYTES};

@@ -1,0 +1,18 @@
+//! The board without the hypervisor: how devices are addressed, how they ask for things, and the devices that every board has.
+//!
+//! Nothing here knows KVM, virtio or files of disks. Devices receive the few capabilities they need as trait objects
+//! ([`InterruptLine`], [`MsiSink`], [`Doorbells`]) and hand effects back instead of holding the machine ([`Effect`]),
+//! so a device can neither deadlock against the machine nor reach past its own registers.
+//!
+//! Trust: every offset, width and value that arrives here was chosen by the guest. Nothing a guest writes may panic,
+//! allocate without bound or log without a rate limit.
+
+pub mod bus;
+pub mod interrupt;
+pub mod pci;
+pub mod register_file;
+pub mod worker;
+
+pub use bus::{Bus, BusError, SharedDevice};
+pub use interrupt::{Doorbells, InterruptError, InterruptLine, MsiMessage, MsiSink};
+pub use register_file::{Effect, RegisterFile, VmRequest};
