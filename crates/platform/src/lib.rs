@@ -10,8 +10,12 @@
 pub mod bus;
 pub mod interrupt;
 pub mod pci;
+pub mod rate_limit;
 pub mod register_file;
 pub mod worker;
+
+#[doc(hidden)]
+pub use tracing;
 
 pub use bus::{Bus, BusError, SharedDevice};
 pub use interrupt::{Doorbells, InterruptError, InterruptLine, MsiMessage, MsiSink};
