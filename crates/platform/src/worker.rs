@@ -13,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll;
@@ -273,6 +274,15 @@ impl<T: Task> Attached<T> {
     /// The task, if it has been wound down and handed back.
     pub fn try_take(&mut self) -> Option<T> {
         self.slot.task.lock().take()
+    }
+
+    /// The task, if it is handed back within `patience`: for a caller that can afford to wait only so long.
+    pub fn take_within(&mut self, patience: Duration) -> Option<T> {
+        let mut slot = self.slot.task.lock();
+        if slot.is_none() && !patience.is_zero() {
+            self.slot.arrived.wait_while_for(&mut slot, |task| task.is_none(), patience);
+        }
+        slot.take()
     }
 
     /// Winds the task down and takes it back, waiting for what is in flight. Never call it on the worker's own thread.
