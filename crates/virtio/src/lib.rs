@@ -13,7 +13,9 @@ mod build;
 mod config_space;
 mod counter;
 pub mod device;
+pub mod net;
 pub mod queue;
+pub mod rng;
 mod running;
 
 pub use build::{BuildError, MIN_QUEUE_SIZE};
