@@ -9,4 +9,8 @@
 //! DEVICE_NEEDS_RESET (2.1.2). No guest input panics, blocks a worker or logs without a limit.
 
 pub mod device;
+pub mod pci;
 pub mod queue;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod transport;
