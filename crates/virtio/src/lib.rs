@@ -14,9 +14,13 @@ mod config_space;
 mod counter;
 pub mod device;
 pub mod net;
+pub mod pci;
 pub mod queue;
 pub mod rng;
 mod running;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod transport;
 
 pub use build::{BuildError, MIN_QUEUE_SIZE};
 pub use counter::Counter;
