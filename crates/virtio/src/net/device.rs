@@ -242,12 +242,7 @@ impl Net {
         }
         let mut queue_sizes = vec![queue_size; backends.len() * 2];
         queue_sizes.push(CONTROL_QUEUE_SIZE);
-        let traits = DeviceTraits {
-            device_id: DEVICE_ID,
-            features,
-            queue_sizes,
-            config_bytes: CONFIG_BYTES,
-        };
+        let traits = DeviceTraits { device_id: DEVICE_ID, features, queue_sizes, config_bytes: CONFIG_BYTES };
         let shared = Shared {
             counters: NetCounters::default(),
             link_up: AtomicBool::new(true),
@@ -402,6 +397,11 @@ impl VirtioDevice for Net {
 
     fn start(&mut self, activation: Activation) -> Result<(), StartError> {
         let Activation { memory, features, queues, events } = activation;
+        // After a start that failed half-way, the tasks that had been attached still have their backends.
+        if self.poll_stopped(Duration::ZERO).is_none() {
+            let source = std::io::ErrorKind::ResourceBusy.into();
+            return Err(start_error("the last start has not been wound up", source));
+        }
         if !std::mem::replace(&mut self.started, true) {
             let mut settings = self.shared.settings.lock();
             settings.offloads = features & GUEST_OFFLOAD_FEATURES;
@@ -438,9 +438,21 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
+        // Collects what a start that failed half-way has left behind; whatever is still on its way, `start` waits for.
+        let _ = self.poll_stopped(Duration::ZERO);
         // Backends, cable and counters are the host's, not the driver's.
-        let Self { traits: _, mac, mtu: _, shared, workers: _, backends: _, pairs, control, idle, started } =
-            self;
+        let Self {
+            traits: _,
+            mac,
+            mtu: _,
+            shared,
+            workers: _,
+            backends: _,
+            pairs: _,
+            control: _,
+            idle,
+            started,
+        } = self;
         let Shared { counters: _, link_up: _, settings, peers, mac: _, events } = &**shared;
         {
             let mut settings = settings.lock();
@@ -450,8 +462,6 @@ impl VirtioDevice for Net {
         peers.lock().clear();
         *events.lock() = None;
         shared.set_mac(*mac);
-        *pairs = Running::new();
-        *control = Running::new();
         idle.clear();
         *started = false;
     }
