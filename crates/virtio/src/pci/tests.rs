@@ -17,7 +17,8 @@ fn a_request_comes_back_answered_with_an_interrupt() {
     let (mut driver, _control, _worker) = echo(&[64, 64]);
     driver.initialize(u64::MAX);
     for queue in [0, 1] {
-        let used = driver.request(queue, &[Piece::Out(b"abc"), Piece::Out(b"de"), Piece::In(1), Piece::In(9)]);
+        let used =
+            driver.request(queue, &[Piece::Out(b"abc"), Piece::Out(b"de"), Piece::In(1), Piece::In(9)]);
         assert_eq!((used.written, &used.data[..5]), (5, &b"edcba"[..]));
     }
 }
