@@ -31,9 +31,9 @@ fn pop(
     }
     ring.publish(0);
     let result = queue.pop(&memory);
-    if result.is_err() {
+    if let Err(fault) = &result {
         assert_eq!(queue.in_flight(), 0, "nothing is taken");
-        assert_eq!(queue.pop(&memory).unwrap_err(), *result.as_ref().unwrap_err(), "the fault stays");
+        assert_eq!(queue.pop(&memory).unwrap_err(), *fault, "the fault stays");
     }
     result
 }
