@@ -98,6 +98,20 @@ fn a_driver_that_does_not_wait_for_its_reset_finds_registers_as_new() {
 }
 
 #[test]
+fn a_driver_is_not_made_to_wait_for_ever() {
+    let (mut driver, control, _worker) = echo(&[16]);
+    driver.initialize(0);
+    control.hold();
+    driver.write(common::STATUS, 0);
+    driver.write(common::CONFIG_VECTOR, 1);
+    assert_eq!(driver.read(common::CONFIG_VECTOR), 0, "the write came during the reset");
+    control.release();
+    driver.wait_reset();
+    driver.write(common::CONFIG_VECTOR, 1);
+    assert_eq!(driver.read(common::CONFIG_VECTOR), 1);
+}
+
+#[test]
 fn a_thousand_pauses_lose_no_request() {
     let (mut driver, control, _worker) = echo(&[16, 16]);
     driver.initialize(u64::MAX);

@@ -79,6 +79,18 @@ fn a_chain_as_long_as_the_queue_is_fine() {
 }
 
 #[test]
+fn an_indirect_chain_may_have_1024_buffers_and_no_more() {
+    let table: Vec<_> = (0..1025).map(|index| buffer(BUFFERS, 1, flags::NEXT, index + 1)).collect();
+    let chain = |length: usize| {
+        let mut table = table[..length].to_vec();
+        table[length - 1].flags = 0;
+        pop(4, FEATURE_INDIRECT_DESCRIPTORS, &[buffer(TABLE, 1025 * 16, flags::INDIRECT, 0)], &table)
+    };
+    assert_eq!(chain(1024).unwrap().unwrap().readable_bytes(), 1024);
+    assert_eq!(chain(1025).unwrap_err(), QueueFault::ChainLength { most: 1024 });
+}
+
+#[test]
 fn an_empty_buffer_is_a_fault() {
     assert_eq!(
         direct_fault(&[buffer(BUFFERS, 0, 0, 0)]),
