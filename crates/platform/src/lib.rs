@@ -7,6 +7,7 @@
 //! Trust: every offset, width and value that arrives here was chosen by the guest. Nothing a guest writes may panic,
 //! allocate without bound or log without a rate limit.
 
+pub mod board;
 pub mod bus;
 pub mod interrupt;
 pub mod pci;
