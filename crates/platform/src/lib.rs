@@ -9,10 +9,13 @@
 
 pub mod board;
 pub mod bus;
+pub mod character;
 pub mod interrupt;
 pub mod pci;
 pub mod rate_limit;
 pub mod register_file;
+mod timer;
+pub mod uart;
 pub mod worker;
 
 #[doc(hidden)]

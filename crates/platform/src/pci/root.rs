@@ -408,7 +408,7 @@ impl RegisterFile for ConfigPorts {
             (1, 1) => data[0] = self.reset_control,
             (4..8, _) => {
                 let Some((at, register)) = self.target(offset) else { return };
-                let within = length.min((8 - offset) as usize);
+                let within = length.min(4 - usize::from(register & 3));
                 self.root.read_config(at, register, &mut data[..within]);
             }
             _ => {}
@@ -428,7 +428,7 @@ impl RegisterFile for ConfigPorts {
             }
             (4..8, _) => {
                 let Some((at, register)) = self.target(offset) else { return Effect::None };
-                let within = data.len().min((8 - offset) as usize);
+                let within = data.len().min(4 - usize::from(register & 3));
                 self.root.write_config(at, register, &data[..within])
             }
             _ => Effect::None,
