@@ -10,10 +10,14 @@
 pub mod board;
 pub mod bus;
 pub mod character;
+pub mod i8042;
 pub mod interrupt;
 pub mod pci;
+pub mod power;
 pub mod rate_limit;
 pub mod register_file;
+pub mod rtc;
+pub mod system_ports;
 mod timer;
 pub mod uart;
 pub mod worker;
