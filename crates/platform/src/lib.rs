@@ -7,11 +7,19 @@
 //! Trust: every offset, width and value that arrives here was chosen by the guest. Nothing a guest writes may panic,
 //! allocate without bound or log without a rate limit.
 
+pub mod board;
 pub mod bus;
+pub mod character;
+pub mod i8042;
 pub mod interrupt;
 pub mod pci;
+pub mod power;
 pub mod rate_limit;
 pub mod register_file;
+pub mod rtc;
+pub mod system_ports;
+mod timer;
+pub mod uart;
 pub mod worker;
 
 #[doc(hidden)]

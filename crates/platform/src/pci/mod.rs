@@ -2,18 +2,27 @@
 //!
 //! - [`PciFunction`]: the seam between the host bridge and a function behind it.
 //! - [`ConfigSpace`]: the type 0 header, base address registers and capabilities that a function is built from.
+//! - [`PciRoot`] with its faces [`Ecam`] and [`ConfigPorts`]: finds the function, moves its BARs on the memory bus.
+//! - [`HostBridge`] and [`LpcBridge`]: the two functions that make firmware and kernels take the board for a q35.
+//! - [`BarAllocator`]: addresses for BARs where no firmware hands them out.
 //! - [`Msix`]: the MSI-X table and pending bits of one function, and the side of it that device threads use.
 //!
 //! Specifications: PCI Local Bus 3.0 (chapter 6: configuration space, 6.8: MSI-X), PCI Express Base 5.0 (7.2: ECAM,
 //! 7.5.3: PCI Express capability). Offsets, widths and values come from the guest and are never trusted.
 
+pub mod bar_allocator;
+pub mod bridges;
 pub mod config_space;
 pub mod msix;
+pub mod root;
 
 use std::ops::Range;
 
+pub use bar_allocator::{BarAllocator, NoRoom};
+pub use bridges::{HostBridge, LpcBridge};
 pub use config_space::{BarWidth, Class, ConfigError, ConfigSpace, Identity, MsixPlace, Prefetch};
 pub use msix::{Msix, Notified};
+pub use root::{ConfigMirror, ConfigPorts, DeviceFunction, Ecam, PciError, PciRoot};
 
 use crate::register_file::Effect;
 

@@ -130,6 +130,21 @@ fn a_task_with_work_in_flight_is_handed_back_only_when_it_is_done() {
 }
 
 #[test]
+fn a_task_is_waited_for_no_longer_than_asked() {
+    let worker = Worker::spawn("test").unwrap();
+    let (task, _received) = probe(Interest::Read);
+    let (bell, in_flight) = (Arc::clone(&task.bell), Arc::clone(&task.in_flight));
+    in_flight.store(1, Ordering::SeqCst);
+    let mut attached = worker.handle().attach(task).map_err(|(_, error)| error).unwrap();
+    attached.request_detach();
+    assert!(attached.take_within(Duration::ZERO).is_none());
+    assert!(attached.take_within(Duration::from_millis(1)).is_none());
+    in_flight.store(0, Ordering::SeqCst);
+    ring(&bell);
+    assert!(attached.take_within(PATIENCE).is_some());
+}
+
+#[test]
 fn a_dropped_worker_winds_tasks_down_and_hands_them_back() {
     let worker = Worker::spawn("test").unwrap();
     let handle = worker.handle();

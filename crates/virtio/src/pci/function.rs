@@ -14,7 +14,7 @@ use super::doorbells::BoundDoorbells;
 use super::interrupts::PciInterrupts;
 use super::place;
 use super::window::{Target, Window, add_capabilities};
-use crate::device::{DeviceEvents, GuestMemory, StartError, VirtioDevice};
+use crate::device::{DeviceEvents, DeviceTraits, GuestMemory, StartError, VirtioDevice};
 use crate::transport::Transport;
 use crate::transport::events::Interrupts;
 
@@ -31,6 +31,35 @@ const REVISION: u8 = 1;
 const SUBSYSTEM: u16 = 0x1100;
 /// INTA#.
 const INTERRUPT_PIN: u8 = 1;
+
+/// A device that can't be put on PCI: a mistake of its author or of the machine's, never the guest's doing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VirtioPciError {
+    /// More queues than there are vectors and notification addresses for.
+    #[error("virtio device {device_id} has {queues} queues, more than {MAX_QUEUES}")]
+    Queues {
+        /// Virtio device ID.
+        device_id: u16,
+        /// Its queues.
+        queues: usize,
+    },
+    /// A configuration that does not fit its page.
+    #[error("virtio device {device_id} has a configuration of {bytes} bytes, more than {most}", most = place::DEVICE_BYTES)]
+    Config {
+        /// Virtio device ID.
+        device_id: u16,
+        /// Length of its configuration.
+        bytes: u32,
+    },
+    /// The configuration space can't be laid out, or the BAR not be placed.
+    #[error("virtio device {device_id}: {source}")]
+    Space {
+        /// Virtio device ID.
+        device_id: u16,
+        /// Why.
+        source: ConfigError,
+    },
+}
 
 /// What the machine lends to a function.
 #[derive(Clone)]
@@ -85,38 +114,25 @@ impl VirtioPciFunction {
     /// Puts `device` on PCI. Makes no system call: descriptors are created when a driver activates the device.
     ///
     /// # Errors
-    /// The device has more than [`MAX_QUEUES`] queues or more configuration than a page, or `place.bar` is misaligned.
-    pub fn new(device: Box<dyn VirtioDevice>, wires: PciWires, place: PciPlace) -> Result<Self, ConfigError> {
+    /// The device has too many queues or too much configuration, or `place.bar` is not a multiple of the BAR's size.
+    pub fn new(
+        device: Box<dyn VirtioDevice>,
+        wires: PciWires,
+        place: PciPlace,
+    ) -> Result<Self, VirtioPciError> {
         let PciWires { memory, msi, line, doorbells } = wires;
         let traits = device.traits();
-        let (device_id, config_bytes) = (traits.device_id, traits.config_bytes);
-        let queues = u16::try_from(traits.queue_sizes.len()).unwrap_or(u16::MAX);
-        let msix = Msix::new(queues.saturating_add(1), msi);
-
-        let mut space = ConfigSpace::new(Identity {
-            vendor: VENDOR,
-            device: DEVICE_BASE + device_id,
-            revision: REVISION,
-            class: class(device_id),
-            subsystem_vendor: VENDOR,
-            subsystem: SUBSYSTEM,
-        });
-        space.set_interrupt(INTERRUPT_PIN, place.interrupt_line);
-        space.add_bar(place::BAR, BarWidth::Bits64, Prefetch::Yes, place::BAR_BYTES)?;
-        if u64::from(config_bytes) > place::DEVICE_BYTES {
-            return Err(ConfigError::BarSize { index: place::BAR, bytes: u64::from(config_bytes) });
+        let device_id = traits.device_id;
+        let queues = match u16::try_from(traits.queue_sizes.len()) {
+            Ok(queues) if queues <= MAX_QUEUES => queues,
+            _ => return Err(VirtioPciError::Queues { device_id, queues: traits.queue_sizes.len() }),
+        };
+        if u64::from(traits.config_bytes) > place::DEVICE_BYTES {
+            return Err(VirtioPciError::Config { device_id, bytes: traits.config_bytes });
         }
-        if queues > MAX_QUEUES {
-            return Err(ConfigError::MsixPlace { bar: place::BAR, offset: MSIX_PLACE.table });
-        }
-        space.add_msix(msix.clone(), MSIX_PLACE)?;
-        let window = add_capabilities(&mut space, queues, config_bytes)?;
-        space.add_express_capability()?;
-        if let Some(address) = place.bar {
-            space.place_bar(place::BAR, address)?;
-            space.enable_memory();
-        }
-
+        let msix = Msix::new(queues + 1, msi);
+        let (space, window) = config_space(traits, queues, &msix, place)
+            .map_err(|source| VirtioPciError::Space { device_id, source })?;
         let interrupts = Arc::new(PciInterrupts::new(msix.clone(), queues, line));
         let transport = Transport::new(device, memory, Arc::clone(&interrupts) as Arc<dyn Interrupts>);
         let doorbells = BoundDoorbells::new(doorbells);
@@ -237,6 +253,33 @@ impl VirtioPciFunction {
             access(self, target);
         }
     }
+}
+
+/// Configuration space of a function, with where its window is.
+fn config_space(
+    traits: &DeviceTraits,
+    queues: u16,
+    msix: &Msix,
+    place: PciPlace,
+) -> Result<(ConfigSpace, Window), ConfigError> {
+    let mut space = ConfigSpace::new(Identity {
+        vendor: VENDOR,
+        device: DEVICE_BASE + traits.device_id,
+        revision: REVISION,
+        class: class(traits.device_id),
+        subsystem_vendor: VENDOR,
+        subsystem: SUBSYSTEM,
+    });
+    space.set_interrupt(INTERRUPT_PIN, place.interrupt_line);
+    space.add_bar(place::BAR, BarWidth::Bits64, Prefetch::Yes, place::BAR_BYTES)?;
+    space.add_msix(msix.clone(), MSIX_PLACE)?;
+    let window = add_capabilities(&mut space, queues, traits.config_bytes)?;
+    space.add_express_capability()?;
+    if let Some(address) = place.bar {
+        space.place_bar(place::BAR, address)?;
+        space.enable_memory();
+    }
+    Ok((space, window))
 }
 
 const _: () = {

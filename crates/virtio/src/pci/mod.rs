@@ -19,7 +19,7 @@ mod interrupts;
 mod tests;
 mod window;
 
-pub use function::{MAX_QUEUES, PciPlace, PciWires, VirtioPciFunction};
+pub use function::{MAX_QUEUES, PciPlace, PciWires, VirtioPciError, VirtioPciFunction};
 
 /// A vector register's value for "no vector" (4.1.4.3).
 pub const NO_VECTOR: u16 = 0xffff;

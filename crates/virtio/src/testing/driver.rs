@@ -87,6 +87,11 @@ impl FakeDriver {
     /// Resets the device and waits until it says that it is done.
     pub fn reset(&mut self) {
         self.write(common::STATUS, 0);
+        self.wait_reset();
+    }
+
+    /// Waits until a reset that was begun is done.
+    pub fn wait_reset(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         while self.status() != 0 {
             assert!(Instant::now() < deadline, "the reset does not come to an end");

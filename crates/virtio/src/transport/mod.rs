@@ -3,7 +3,7 @@
 //! A transport (PCI) decodes the guest's register accesses and calls [`Transport`], which alone decides what they do. The
 //! device behind it ([`crate::device::VirtioDevice`]) is told to start and to stop and learns nothing of registers.
 //!
-//! Where the queues are ([`lifecycle::Queues`]):
+//! Where the queues are:
 //!
 //! ```text
 //!            DRIVER_OK               start                 request_stop
@@ -33,7 +33,7 @@ use std::sync::Arc;
 use platform::guest_warn;
 
 use crate::device::{DeviceEvents, DeviceTraits, GuestMemory, VirtioDevice};
-use crate::queue::{FEATURE_EVENT_INDEX, FEATURE_INDIRECT_DESCRIPTORS};
+use crate::queue::{FEATURE_EVENT_INDEX, FEATURE_INDIRECT_DESCRIPTORS, MAX_QUEUE_SIZE};
 use events::{Events, Interrupts};
 use lifecycle::Lifecycle;
 use registers::Registers;
@@ -66,6 +66,9 @@ impl std::fmt::Debug for Transport {
 
 impl Transport {
     /// Puts `device` behind registers as after a reset. Its interrupts go out through `interrupts`.
+    ///
+    /// # Panics
+    /// When the device declares a queue size that is no power of two up to 32768: a bug of the device.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: Arc<GuestMemory>,
@@ -73,6 +76,11 @@ impl Transport {
     ) -> Self {
         let offered = device.traits().features | CORE_FEATURES;
         let registers = Registers::new(device.traits());
+        let sizes = &device.traits().queue_sizes;
+        assert!(
+            sizes.iter().all(|size| size.is_power_of_two() && *size <= MAX_QUEUE_SIZE),
+            "queue sizes {sizes:?}"
+        );
         Self {
             registers,
             offered,
