@@ -49,6 +49,7 @@ pub const GPE_COUNT: u8 = 64;
 
 struct State {
     line: Arc<dyn InterruptLine>,
+    mode: AcpiMode,
     start: Instant,
     status: u16,
     enable: u16,
@@ -170,6 +171,16 @@ pub enum AcpiMode {
     FromStart,
 }
 
+impl AcpiMode {
+    /// PM1 control after a reset.
+    fn control(self) -> u16 {
+        match self {
+            Self::OnRequest => 0,
+            Self::FromStart => PM1_SCI_ENABLE,
+        }
+    }
+}
+
 /// Builds the power management hardware, whose interrupt is `line` ([`board::SCI_IRQ`]).
 pub fn power_management(
     line: Arc<dyn InterruptLine>,
@@ -177,10 +188,11 @@ pub fn power_management(
 ) -> (PowerManagement, ApmPorts, PowerEvents) {
     let state = Arc::new(Mutex::new(State {
         line,
+        mode,
         start: Instant::now(),
         status: 0,
         enable: 0,
-        control: if mode == AcpiMode::FromStart { PM1_SCI_ENABLE } else { 0 },
+        control: mode.control(),
         gpe_status: 0,
         gpe_enable: 0,
         timer_turns: 0,
@@ -243,6 +255,15 @@ impl RegisterFile for PowerManagement {
         state.status &= PM1_STATUS_BITS;
         state.drive();
         effect
+    }
+
+    /// The timer goes on: it belongs to no guest.
+    fn reset(&mut self) {
+        let mut state = self.state.lock();
+        (state.status, state.enable, state.control) = (0, 0, state.mode.control());
+        (state.gpe_status, state.gpe_enable) = (0, 0);
+        (state.apm_command, state.apm_status) = (0, 0);
+        state.drive();
     }
 }
 

@@ -318,15 +318,6 @@ impl Uart {
         backend.connect(&frontend);
         Self { port, _backend: backend }
     }
-
-    /// Back to as after power-on. What the backend has taken is not lost.
-    pub fn reset(&mut self) {
-        self.port.with(|registers| {
-            let line_high = registers.line_high;
-            let input_waits = registers.input_waits;
-            *registers = Registers { line_high, input_waits, ..Registers::new() };
-        });
-    }
 }
 
 impl RegisterFile for Uart {
@@ -343,6 +334,15 @@ impl RegisterFile for Uart {
             port.with(|registers| registers.write(offset.saturating_add(step), *byte, &port.output));
         }
         Effect::None
+    }
+
+    /// What the backend has taken is not lost.
+    fn reset(&mut self) {
+        self.port.with(|registers| {
+            let line_high = registers.line_high;
+            let input_waits = registers.input_waits;
+            *registers = Registers { line_high, input_waits, ..Registers::new() };
+        });
     }
 }
 

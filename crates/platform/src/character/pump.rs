@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::endpoint::Ends;
 use super::stream::Stream;
 use super::{QUEUE_BYTES, Route, Shared, State};
+use crate::guest_warn;
 use crate::timer;
 use crate::worker::{Interest, Poller, Task};
 
@@ -20,6 +21,8 @@ const TOKEN_TIMER: u16 = 4;
 
 /// How much one turn moves in each direction, so that a fast stream does not hold up other tasks of the worker.
 const TURN_BYTES: usize = 64 * 1024;
+/// How many clients one turn accepts or refuses.
+const TURN_CLIENTS: usize = 16;
 /// How much input is read at once.
 const READ_BYTES: usize = 4096;
 /// How long a full disk is left alone before the next attempt.
@@ -90,7 +93,14 @@ impl Pump {
     }
 
     /// Somebody is there: output goes to `stream` and input comes from it.
-    fn engage(&mut self, stream: Arc<Stream>, input: Stream, output: Stream) {
+    fn engage(&mut self, stream: Arc<Stream>) {
+        let (input, output) = match (stream.try_clone(), stream.try_clone()) {
+            (Ok(input), Ok(output)) => (input, output),
+            (Err(error), _) | (_, Err(error)) => {
+                guest_warn!(%error, "whoever is at a character device's other end can't be served");
+                return;
+            }
+        };
         self.input = Some(Watch::new(input, TOKEN_INPUT));
         self.output = Some(Watch::new(output, TOKEN_OUTPUT));
         self.hung_up = false;
@@ -132,43 +142,44 @@ impl Pump {
         }
     }
 
-    /// A reader may have opened the pseudo-terminal, or a client may have come.
-    fn arrive(&mut self, poller: &mut Poller<'_>) {
-        match &self.ends {
-            Ends::Fixed { .. } => {}
-            Ends::Pty { master, opened } => {
-                let mut events = [0u8; 512];
-                while matches!(rustix::io::read(opened, &mut events), Ok(1..)) {}
-                let engaged = self.input.is_some() && !self.hung_up;
-                if engaged || master.hung_up() {
+    /// A reader may have opened the pseudo-terminal.
+    fn meet_reader(&mut self, poller: &mut Poller<'_>) {
+        let Ends::Pty { master, opened } = &self.ends else { return };
+        let mut events = [0u8; 512];
+        while matches!(rustix::io::read(opened, &mut events), Ok(1..)) {}
+        let engaged = self.input.is_some() && !self.hung_up;
+        if engaged || master.hung_up() {
+            return;
+        }
+        let master = Arc::clone(master);
+        self.disengage(poller);
+        self.engage(master);
+    }
+
+    /// Clients may have come: one is served, others are let go.
+    fn meet_clients(&mut self, poller: &mut Poller<'_>) {
+        for _ in 0..TURN_CLIENTS {
+            let Ends::Socket { listener, .. } = &self.ends else { return };
+            let client = match listener.accept() {
+                Ok((client, _)) => client,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    guest_warn!(%error, "a client of a character device's socket can't be accepted");
                     return;
                 }
-                let master = Arc::clone(master);
-                self.disengage(poller);
-                match (master.try_clone(), master.try_clone()) {
-                    (Ok(input), Ok(output)) => self.engage(master, input, output),
-                    (Err(error), _) | (_, Err(error)) => {
-                        tracing::warn!(%error, "a reader of a pseudo-terminal can't be served");
-                    }
-                }
+            };
+            if self.input.as_ref().is_some_and(|current| !current.stream.hung_up()) {
+                guest_warn!("a second client of a character device's socket is refused");
+                continue;
             }
-            Ends::Socket { listener, .. } => {
-                let Ok((client, _)) = listener.accept() else { return };
-                if let Some(current) = &self.input {
-                    if !current.stream.hung_up() {
-                        tracing::info!("a second client of a character device's socket is refused");
-                        return;
-                    }
-                    self.disengage(poller);
-                }
-                let stream = Arc::new(Stream::socket(client.into()));
-                match (stream.try_clone(), stream.try_clone()) {
-                    (Ok(input), Ok(output)) => self.engage(stream, input, output),
-                    (Err(error), _) | (_, Err(error)) => {
-                        tracing::warn!(%error, "a client of a character device's socket can't be served");
-                    }
-                }
-            }
+            self.disengage(poller);
+            self.engage(Arc::new(Stream::socket(client.into())));
+        }
+        // There may be more, and an edge is not repeated by itself.
+        if let Ends::Socket { listener, .. } = &self.ends
+            && let Err(error) = poller.rewatch(listener, TOKEN_ARRIVAL, Interest::ReadEdge)
+        {
+            tracing::error!(%error, "a character device's socket can't be waited for");
         }
     }
 
@@ -218,9 +229,7 @@ impl Pump {
     fn leave_by_hang_up(&mut self, poller: &mut Poller<'_>) {
         self.disengage(poller);
         // Somebody may have come between the last look and now, and is not announced again.
-        if matches!(self.ends, Ends::Pty { .. }) {
-            self.arrive(poller);
-        }
+        self.meet_reader(poller);
     }
 
     /// Writes the queue to whoever is there.
@@ -332,7 +341,8 @@ impl Task for Pump {
                 }
             }
             Ends::Pty { opened, .. } => poller.watch(&*opened, TOKEN_ARRIVAL, Interest::Read)?,
-            Ends::Socket { listener, .. } => poller.watch(&*listener, TOKEN_ARRIVAL, Interest::Read)?,
+            // By edges: a client that can't be accepted for want of descriptors would be reported for ever.
+            Ends::Socket { listener, .. } => poller.watch(&*listener, TOKEN_ARRIVAL, Interest::ReadEdge)?,
         }
         Ok(())
     }
@@ -340,7 +350,10 @@ impl Task for Pump {
     fn ready(&mut self, token: u16, poller: &mut Poller<'_>) {
         match token {
             TOKEN_BELL => drop(rustix::io::read(&self.shared.bell, &mut [0u8; 8])),
-            TOKEN_ARRIVAL => self.arrive(poller),
+            TOKEN_ARRIVAL => {
+                self.meet_reader(poller);
+                self.meet_clients(poller);
+            }
             TOKEN_TIMER => {
                 let expired = self.timer.as_ref().is_some_and(timer::expired);
                 self.gave_up |= expired && self.leaving;

@@ -157,3 +157,54 @@ impl AsFd for Stream {
         self.fd.as_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustix::pipe::{PipeFlags, pipe_with};
+
+    use super::*;
+
+    fn would_block(result: io::Result<usize>) -> bool {
+        result.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[test]
+    fn a_description_that_cannot_be_opened_anew_is_never_waited_for() {
+        let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let input = Stream { fd: read_end, access: Access::Cautious(PIPE_CHUNK) };
+        let output = Stream { fd: write_end, access: Access::Cautious(PIPE_CHUNK) };
+        assert!(would_block(input.read(&mut [0; 8])));
+        let mut written = 0;
+        loop {
+            match output.write(&[7; 10_000]) {
+                Ok(count) => {
+                    assert!((1..=PIPE_CHUNK).contains(&count));
+                    written += count;
+                }
+                other => {
+                    assert!(would_block(other));
+                    break;
+                }
+            }
+        }
+        let mut read = 0;
+        while let Ok(count) = input.read(&mut [0; 5000]) {
+            read += count;
+        }
+        assert_eq!(read, written);
+    }
+
+    #[test]
+    fn every_kind_of_shared_descriptor_refuses_instead_of_blocking() {
+        let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let input = Stream::shared(read_end, Direction::Input).unwrap();
+        assert_eq!(input.access, Access::NonBlocking);
+        for output in [write_end, socket.into()] {
+            let output = Stream::shared(output, Direction::Output).unwrap();
+            while output.write(&[0; 4096]).is_ok() {}
+            assert!(would_block(output.write(&[0])));
+        }
+        drop(input);
+    }
+}

@@ -92,6 +92,10 @@ impl PciFunction for HostBridge {
         Effect::None
     }
 
+    fn reset(&mut self) {
+        self.config.reset();
+    }
+
     fn mirrorable(&self) -> bool {
         true
     }
@@ -156,6 +160,10 @@ impl PciFunction for LpcBridge {
 
     fn write_bar(&mut self, _bar: u8, _offset: u64, _data: &[u8]) -> Effect {
         Effect::None
+    }
+
+    fn reset(&mut self) {
+        self.config.reset();
     }
 
     fn mirrorable(&self) -> bool {
