@@ -11,6 +11,7 @@
 pub mod block;
 mod build;
 mod config_space;
+pub mod console;
 mod counter;
 pub mod device;
 pub mod net;
