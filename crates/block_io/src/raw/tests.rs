@@ -102,12 +102,15 @@ fn the_process_that_holds_the_lock_is_named() {
     let mut child = std::process::Command::new("sleep")
         .arg("1000")
         .stdin(std::process::Stdio::from(inherited))
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     drop(disk);
-    let message = refusal(&path, &RawOptions::default());
+    let result = RawDisk::open(&path, &RawOptions::default());
     child.kill().unwrap();
     child.wait().unwrap();
+    let message = result.unwrap_err().to_string();
     assert!(message.contains(&format!("process {} (sleep)", child.id())), "{message}");
     RawDisk::open(&path, &RawOptions::default()).unwrap();
 }
@@ -163,6 +166,27 @@ fn zeroes_are_written_where_the_file_system_cannot_make_them() {
         file.read_exact_at(&mut content, 0).unwrap();
         assert_eq!(content[..4096], [5; 4096]);
         assert_eq!(content[4096..], [0; 4096]);
+    }
+}
+
+#[test]
+fn a_write_that_was_admitted_before_the_disk_shrank_does_not_lengthen_the_file() {
+    let (_directory, path) = image(1 << 20);
+    let disk = RawDisk::open(&path, &RawOptions::default()).unwrap();
+    for drained in [true, false] {
+        disk.resize(1 << 20).unwrap();
+        let mut driver = Driver::open(&disk, 4);
+        let mut data = Buffer::patterned(4096, 1);
+        let segments = data.pieces(&[4096]);
+        let offset = (1 << 20) - 4096;
+        // With a ring it starts only when kicked, so after the disk has shrunk.
+        driver.submit(1, BlockOperation::Write { offset, segments, durable: false }).unwrap();
+        disk.resize(4096).unwrap();
+        if drained {
+            driver.drain();
+        }
+        drop(driver);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 4096, "reaped: {drained}");
     }
 }
 
