@@ -101,6 +101,13 @@ fn doing<T, E: Into<io::Error>>(what: &'static str, result: Result<T, E>) -> Res
 }
 
 impl Endpoint {
+    /// This process's standard input and output.
+    pub fn stdio() -> io::Result<Self> {
+        let input = rustix::stdio::stdin().try_clone_to_owned()?;
+        let output = rustix::stdio::stdout().try_clone_to_owned()?;
+        Ok(Self::Stdio { input, output })
+    }
+
     pub(super) fn open(self) -> Result<Opened, Failure> {
         match self {
             Self::Null => Ok(Opened { route: Route::Discard, ends: None, pty: None }),

@@ -1,7 +1,7 @@
 //! Character backends: what is on the other end of a serial port or a console.
 //!
 //! Output is written by the thread that makes it (a vCPU) as long as the other end takes it, and queued otherwise; a
-//! pump ([`pump`]) on a [`crate::worker::Worker`] empties the queue when the other end has room and brings input to the
+//! pump on a [`crate::worker::Worker`] empties the queue when the other end has room and brings input to the
 //! device as fast as the device takes it. Nobody ever blocks on the other end:
 //! - With somebody at the other end, a full queue makes [`CharacterOutput::write`] take less than it was given; the
 //!   device makes the guest wait and is told when there is room again. Nothing is lost.
@@ -10,7 +10,7 @@
 //! - Files are written by the pump only, because a write to a file can wait for a disk.
 //!
 //! Descriptors that other processes share (standard input and output) never get `O_NONBLOCK`, which would change them
-//! for those processes too: see [`stream`].
+//! for those processes too (module `stream`).
 //!
 //! Trust: the guest chooses the output, whoever is at the other end the input; both are bytes that are not interpreted.
 //! Locks: the device's own, then the state here; the frontend is called with no lock held.

@@ -288,7 +288,7 @@ impl Pump {
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
                 {
-                    tracing::warn!(%error, "a character device's file can't grow: its output waits");
+                    guest_warn!(%error, "a character device's file can't grow: its output waits");
                     self.arm_timer(RETRY, poller);
                     return;
                 }

@@ -133,6 +133,20 @@ fn a_full_pipe_holds_the_device_back_and_loses_nothing() {
 }
 
 #[test]
+fn the_end_of_a_machine_waits_for_a_slow_reader_of_standard_output() {
+    let null = std::fs::File::open("/dev/null").unwrap();
+    let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
+    let setup = open(Endpoint::Stdio { input: null.into(), output: write_end });
+    let data = numbered(1 << 20);
+    let sent = fill(&setup.output(), &data);
+    let closer = std::thread::Builder::new().spawn(move || drop(setup)).unwrap();
+    let mut seen = Vec::new();
+    std::fs::File::from(read_end).read_to_end(&mut seen).unwrap();
+    closer.join().unwrap();
+    assert_eq!(seen, data[..sent]);
+}
+
+#[test]
 fn descriptors_that_others_share_stay_blocking() {
     let (socket, _other) = UnixStream::pair().unwrap();
     let (read_end, write_end) = pipe_with(PipeFlags::CLOEXEC).unwrap();
