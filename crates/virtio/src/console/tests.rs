@@ -2,7 +2,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
-use platform::character::{CharacterBackend, Endpoint};
+use platform::character::{CharacterBackend, CharacterFrontend as _, Endpoint};
 use platform::worker::Worker;
 use proptest::prelude::*;
 
@@ -276,6 +276,21 @@ fn chains_that_break_a_rule_break_the_device_until_reset() {
     rig.driver.add(INPUT, &[Piece::Out(&[0; 7])]);
     rig.driver.kick(INPUT);
     rig.driver.wait_needs_reset();
+}
+
+#[test]
+fn a_port_takes_input_only_when_open_and_only_so_much() {
+    let worker = Worker::spawn("console").unwrap();
+    let backend = CharacterBackend::open(Endpoint::Null, &worker.handle()).unwrap();
+    let port = port::Port::new(Some("channel".to_owned()), backend.output());
+    assert_eq!(port.receive_space(), 0);
+    port.set_guest_open(true);
+    assert_eq!(port.receive_space(), INPUT_BYTES);
+    port.receive(&pattern(INPUT_BYTES + 1));
+    assert_eq!(port.receive_space(), 0);
+    let mut bytes = [0; INPUT_BYTES + 1];
+    assert_eq!(port.take_input(&mut bytes), (INPUT_BYTES, true), "and the backend was held up");
+    assert_eq!(bytes[..INPUT_BYTES], pattern(INPUT_BYTES));
 }
 
 #[test]
