@@ -137,6 +137,8 @@ impl Port {
         self.guest_open.store(open, Ordering::Relaxed);
         if open {
             self.output.input_wanted();
+            // Input may have been waiting here since the port was last open.
+            self.wake(|kicks| kicks.input.as_ref());
         }
     }
 

@@ -238,6 +238,28 @@ fn a_port_gets_its_input_once_it_has_been_opened() {
 }
 
 #[test]
+fn input_that_came_before_a_port_was_closed_is_there_when_it_is_opened_again() {
+    let mut rig = rig(&[None, Some("channel")], ALL);
+    let input = 4;
+    rig.tell(1, 6, 1);
+    rig.ends[1].write_all(b"onetwo").unwrap();
+    rig.driver.add(input, &[Piece::In(3)]);
+    rig.driver.kick(input);
+    assert_eq!(rig.driver.wait_used(input).data, b"one");
+    rig.tell(1, 6, 0);
+    rig.driver.add(input, &[Piece::In(3)]);
+    rig.driver.kick(input);
+    rig.driver.pause();
+    assert_eq!(rig.driver.ring(input).take_used(), None);
+    rig.driver.resume();
+    // Something else is served first, so that the queue has been looked at while the port was closed.
+    rig.print(5, b"hello");
+    assert_eq!(rig.read_end(1, 5), b"hello");
+    rig.tell(1, 6, 1);
+    assert_eq!(rig.driver.wait_used(input).data, b"two");
+}
+
+#[test]
 fn a_driver_without_multiport_has_the_first_port() {
     let mut rig = rig(&[None, Some("channel")], FEATURE_SIZE);
     rig.print(OUTPUT, b"hello");
