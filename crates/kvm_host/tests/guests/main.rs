@@ -3,6 +3,8 @@
 //! The machine of these guests: 64 KiB of memory at 0, one vCPU in 32-bit protected mode without paging at 1000h.
 
 mod exits;
+mod interrupts;
+mod kicks;
 
 use std::path::Path;
 use std::sync::Arc;
