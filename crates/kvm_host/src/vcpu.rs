@@ -217,3 +217,96 @@ fn immediate_exit(run: NonNull<kvm_run>) -> NonNull<AtomicU8> {
     // SAFETY: `run` points to a whole kvm_run, so the field's address is in the same mapping; no reference is made.
     unsafe { NonNull::new_unchecked(&raw mut (*run.as_ptr()).immediate_exit) }.cast()
 }
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::{KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_UNINITIALIZED, kvm_msr_entry};
+
+    use super::*;
+    use crate::host::Kvm;
+    use crate::vm::VmSpec;
+
+    fn vcpus() -> Option<(Vcpu, Vcpu)> {
+        let kvm = match Kvm::open(std::path::Path::new("/dev/kvm")) {
+            Ok(kvm) => Arc::new(kvm),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                return None;
+            }
+        };
+        let vm = Vm::build(&kvm, VmSpec::default()).unwrap();
+        let topology = Topology::new(1, 1, 2, 1).unwrap();
+        let spec = VcpuSpec { topology, dedicated: false, nested: false, overrides: Vec::new() };
+        Some((Vcpu::create(&vm, 0, &spec).unwrap(), Vcpu::create(&vm, 1, &spec).unwrap()))
+    }
+
+    fn msr(vcpu: &Vcpu, index: u32) -> u64 {
+        let mut msrs = Msrs::from_entries(&[kvm_msr_entry { index, ..Default::default() }]).unwrap();
+        assert_eq!(vcpu.fd.get_msrs(&mut msrs).unwrap(), 1, "{index:#x}");
+        msrs.as_slice()[0].data
+    }
+
+    #[test]
+    fn the_kernel_initialises_what_is_not_set_here() {
+        let Some((first, second)) = vcpus() else { return };
+        for vcpu in [&first, &second] {
+            // In the layout of FXSAVE: the control word at 0, MXCSR at 24.
+            let state = vcpu.fd.get_xsave().unwrap().region;
+            assert_eq!((state[0] & 0xffff, state[6]), (0x37f, 0x1f80));
+            assert_eq!(msr(vcpu, 0x277), 0x0007_0406_0007_0406, "page attribute table");
+        }
+        // LVT LINT0, offset 350h: delivery mode ExtINT, not masked.
+        let lapic = first.fd.get_lapic().unwrap();
+        assert_eq!(lapic.regs[0x350..0x354].iter().map(|byte| *byte as u8).collect::<Vec<_>>(), [0, 7, 0, 0]);
+        assert_eq!(first.fd.get_mp_state().unwrap().mp_state, KVM_MP_STATE_RUNNABLE);
+        assert_eq!(second.fd.get_mp_state().unwrap().mp_state, KVM_MP_STATE_UNINITIALIZED);
+        assert_ne!(first.fd.get_sregs().unwrap().apic_base & 1 << 8, 0, "bootstrap processor");
+        assert_eq!(second.fd.get_sregs().unwrap().apic_base & 1 << 8, 0);
+    }
+
+    #[test]
+    fn a_boot_state_is_what_the_kernel_has_afterwards() {
+        let Some((mut first, mut second)) = vcpus() else { return };
+        let state = BootState::Long { rip: 0x10_0200, rsi: 0x7000, rsp: 0x8ff0, cr3: 0x9000, gdt: 0x500 };
+        first.set_boot_state(&state).unwrap();
+        let (regs, sregs) = (first.fd.get_regs().unwrap(), first.fd.get_sregs().unwrap());
+        assert_eq!((regs.rip, regs.rsi, regs.rsp, regs.rflags), (0x10_0200, 0x7000, 0x8ff0, 2));
+        assert_eq!((sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer), (0x8000_0011, 0x9000, 0x20, 0x500));
+        assert_eq!((sregs.cs.selector, sregs.cs.l, sregs.cs.db, sregs.ds.selector), (0x10, 1, 0, 0x18));
+        assert_eq!((sregs.gdt.base, sregs.gdt.limit), (0x500, 31));
+        second.set_boot_msrs(&state).unwrap();
+        for vcpu in [&first, &second] {
+            assert_eq!(msr(vcpu, 0x2ff), 0x806);
+            assert_eq!(msr(vcpu, 0x1a0) & 1, 1);
+        }
+    }
+
+    #[test]
+    fn a_vcpu_after_creation_is_at_the_reset_vector() {
+        let Some((mut first, _)) = vcpus() else { return };
+        first.set_boot_state(&BootState::Reset).unwrap();
+        let (regs, sregs) = (first.fd.get_regs().unwrap(), first.fd.get_sregs().unwrap());
+        assert_eq!(
+            (regs.rip, sregs.cs.base, sregs.cs.selector, sregs.cr0 & 1),
+            (0xfff0, 0xffff_0000, 0xf000, 0)
+        );
+    }
+
+    #[test]
+    fn the_kernel_takes_the_shaped_cpuid() {
+        let Some((_, second)) = vcpus() else { return };
+        let cpuid = second.fd.get_cpuid2(kvm_bindings::KVM_MAX_CPUID_ENTRIES).unwrap();
+        let table = crate::cpuid::CpuidTable::from_kvm(cpuid.as_slice());
+        assert_eq!(table.get(1, 0).unwrap().ebx >> 24, 1);
+        assert_eq!(table.get(0xb, 1).unwrap().edx, 1);
+        assert_eq!(table.get(0x4000_0000, 0).unwrap().ebx, u32::from_le_bytes(*b"KVMK"));
+    }
+
+    #[test]
+    fn a_vcpu_outside_the_topology_is_refused() {
+        let Some((first, _)) = vcpus() else { return };
+        let topology = Topology::flat(1).unwrap();
+        let spec = VcpuSpec { topology, dedicated: false, nested: false, overrides: Vec::new() };
+        assert!(matches!(Vcpu::create(&first.vm, 1, &spec), Err(KvmError::Impossible(_))));
+    }
+}

@@ -7,6 +7,8 @@
 mod amd;
 mod intel;
 mod shape;
+#[cfg(test)]
+mod tests;
 
 pub use shape::CpuidSpec;
 
