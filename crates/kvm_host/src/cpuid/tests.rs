@@ -133,8 +133,8 @@ fn a_timer_that_the_kernel_lacks_is_not_offered() {
 #[test]
 fn intel_threads_cores_and_dies_are_where_they_belong() {
     let table = intel().shape(&spec(13, topology(2, 2, 3, 2)));
-    // Socket 1, die 0, core 0, thread 1 with three bits a die and one for the die.
-    let id = 0b1_0_00_1;
+    // Socket 1, die 0, core 0, thread 1 with where the id has a bit for threads, two for cores, one for dies.
+    let id = 0x11;
     assert_eq!(levels(&table, 0xb), [(1, 1, 2), (2, 4, 12)]);
     assert_eq!(levels(&table, 0x1f), [(1, 1, 2), (2, 3, 6), (5, 4, 12)]);
     assert_eq!(table.max_leaf(0), 0x1f, "raised, so that dies are seen");
@@ -167,7 +167,7 @@ fn intel_frequencies_multiply_out_to_the_tsc_and_the_apic_timer() {
 #[test]
 fn amd_identifiers_and_sizes_are_the_guests() {
     let table = amd().shape(&spec(13, topology(2, 2, 3, 2)));
-    let id = 0b1_0_00_1;
+    let id = 0x11;
     let size = table.get(0x8000_0008, 0).unwrap();
     assert_eq!((size.ecx & 0xff, size.ecx >> 12 & 0xf), (11, 4));
     let who = table.get(0x8000_001e, 0).unwrap();
