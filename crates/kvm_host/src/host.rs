@@ -75,7 +75,7 @@ pub enum KvmFlavour {
 #[derive(Debug)]
 pub struct Kvm {
     pub(crate) fd: kvm_ioctls::Kvm,
-    supported_cpuid: OnceLock<CpuidTable>,
+    supported_cpuid: OnceLock<Result<CpuidTable, i32>>,
 }
 
 impl Kvm {
@@ -125,16 +125,27 @@ impl Kvm {
         Ok(table.get(0x8000_0008, 0).map_or(36, |entry| entry.eax.to_le_bytes()[0]))
     }
 
-    /// Every CPUID leaf and feature that this host can give to a guest. Asked of the kernel once.
+    /// Every CPUID leaf and feature that this host can give to a guest. The kernel is asked once.
+    ///
+    /// That takes the kernel some hundred CPUID instructions, which are slow where this host is itself a virtual machine
+    /// (0.3 ms were seen, a third of all that KVM costs at start). [`crate::Vm::build`] does without, so that another thread
+    /// can ask meanwhile.
     pub fn supported_cpuid(&self) -> Result<&CpuidTable, KvmError> {
-        if let Some(table) = self.supported_cpuid.get() {
-            return Ok(table);
-        }
-        let entries = self
-            .fd
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused("asking KVM for the CPUID features it supports"))?;
-        Ok(self.supported_cpuid.get_or_init(|| CpuidTable::from_kvm(entries.as_slice())))
+        let answer =
+            self.supported_cpuid.get_or_init(|| match self.fd.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES) {
+                Ok(entries) => Ok(CpuidTable::from_kvm(entries.as_slice())),
+                Err(error) => Err(error.errno()),
+            });
+        answer.as_ref().map_err(|code| {
+            refused("asking KVM for the CPUID features it supports")(io::Error::from_raw_os_error(*code))
+        })
+    }
+
+    /// Whether the host's processor is Intel's, or of a company that follows it.
+    pub(crate) fn on_intel(&self) -> bool {
+        let name = std::arch::x86_64::__cpuid(0);
+        let name = [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes);
+        !matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
     }
 
     pub(crate) fn has(&self, capability: Cap) -> bool {

@@ -8,7 +8,6 @@ use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use parking_lot::Mutex;
 use platform::{Doorbells, InterruptError};
 
-use crate::cpuid::Vendor;
 use crate::host::{Kvm, KvmError, refused};
 use crate::interrupt::{GsiLine, MsiFunction, Routes, event_of};
 use crate::memory::{MemorySlot, SlotTable};
@@ -58,7 +57,7 @@ impl Vm {
         for slot in spec.memory {
             slots.set(&fd, slot)?;
         }
-        if kvm.supported_cpuid()?.vendor() == Vendor::Intel {
+        if kvm.on_intel() {
             fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
                 .map_err(refused("placing the real mode page table"))?;
             let address = usize::try_from(TSS_ADDRESS).expect("a 64-bit host");
