@@ -11,6 +11,8 @@ pub struct Contender {
     pub name: String,
     /// Program and arguments, in which `{kernel}`, `{memory}` (MiB) and `{config}` are replaced.
     pub command: Vec<String>,
+    /// It starts the guest again after a reset instead of ending, and can't be told otherwise.
+    pub reboots: bool,
 }
 
 /// What a run is about: values for the placeholders.
@@ -24,7 +26,7 @@ pub struct Job {
     pub folder: PathBuf,
 }
 
-/// Programs that are known here. The first is the yardstick.
+/// Programs that are known here.
 const KNOWN: [(&str, &str); 5] = [
     ("vireo", "vireo-vmm --kernel {kernel} --cpus boot=1 --memory size={memory}M --serial tty --console off"),
     (
@@ -52,13 +54,13 @@ impl Contender {
         if name.is_empty() || command.is_empty() {
             bail!("{text:?} is not NAME=COMMAND");
         }
-        Ok(Self { name: name.to_owned(), command })
+        Ok(Self { name: name.to_owned(), command, reboots: false })
     }
 
     /// The yardstick: the program of bare KVM calls, in `folder`.
     pub fn floor(folder: &Path) -> Self {
         let program = folder.join("start-floor").display().to_string();
-        Self { name: "floor".to_owned(), command: vec![program, "{memory}".to_owned()] }
+        Self { name: "floor".to_owned(), command: vec![program, "{memory}".to_owned()], reboots: false }
     }
 
     /// Programs that are known here and found in `folder` or in one of the folders of `path`.
@@ -71,7 +73,7 @@ impl Contender {
         let known = KNOWN.iter().filter_map(|(name, command)| {
             let mut command: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
             command[0] = find(&command[0])?.display().to_string();
-            Some(Self { name: (*name).to_owned(), command })
+            Some(Self { name: (*name).to_owned(), command, reboots: *name == "cloud-hypervisor" })
         });
         known.collect()
     }

@@ -59,7 +59,9 @@ pub fn compare(contenders: &[Contender], job: &Job, rounds: usize, after: After)
     let mut runs: Vec<Vec<Run>> = vec![Vec::new(); contenders.len()];
     for round in 0..=rounds {
         for (contender, command) in commands.iter().enumerate() {
-            let run = run(command, after).with_context(|| contenders[contender].name.clone())?;
+            let Contender { name, reboots, .. } = &contenders[contender];
+            let after = if *reboots { After::Kill } else { after };
+            let run = run(command, after).with_context(|| name.clone())?;
             if round > 0 {
                 runs[contender].push(run);
             }
@@ -158,7 +160,8 @@ mod tests {
     use super::*;
 
     fn shell(name: &str, script: &str) -> Contender {
-        Contender { name: name.into(), command: vec!["/bin/sh".into(), "-c".into(), script.into()] }
+        let command = vec!["/bin/sh".into(), "-c".into(), script.into()];
+        Contender { name: name.into(), command, reboots: false }
     }
 
     fn job() -> (tempfile::TempDir, Job) {
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn programs_are_compared_with_the_first_one() {
         let (_folder, job) = job();
-        let contenders = [shell("quick", "printf V"), shell("slow", "sleep 0.05; printf xV")];
+        let contenders = [shell("quick", "printf '\\026'"), shell("slow", "sleep 0.05; printf 'V\\026'")];
         let outcomes = compare(&contenders, &job, 3, After::Exits).unwrap();
         assert_eq!(outcomes[0].first_byte_ratio, 1.0);
         assert!(outcomes[1].first_byte_ratio > 1.0);
@@ -179,10 +182,17 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_reboots_its_guest_is_not_waited_for() {
+        let (_folder, job) = job();
+        let reboots = Contender { reboots: true, ..shell("reboots", "printf '\\026'; exec sleep 1000") };
+        assert_eq!(compare(&[reboots], &job, 1, After::Exits).unwrap()[0].exit_us, None);
+    }
+
+    #[test]
     fn a_program_that_goes_on_is_killed_after_the_greeting() {
         let (_folder, job) = job();
         let outcomes =
-            compare(&[shell("endless", "printf V; exec sleep 1000")], &job, 1, After::Kill).unwrap();
+            compare(&[shell("endless", "printf '\\026'; exec sleep 1000")], &job, 1, After::Kill).unwrap();
         assert_eq!(outcomes[0].exit_us, None);
     }
 

@@ -4,8 +4,8 @@
 //! every VMM that boots PVH kernels runs it. The code is assembled here; its instructions mean the same in 32-bit and
 //! 64-bit mode where that matters to a VMM that enters kernels at their ELF entry point.
 
-/// What the kernel writes to port 3F8h.
-pub const GREETING: u8 = b'V';
+/// What the kernel writes to port 3F8h: a control character (SYN) that no program's or firmware's messages have.
+pub const GREETING: u8 = 0x16;
 /// Where the kernel is loaded and entered.
 pub const ENTRY: u32 = 0x10_0000;
 /// Where [`Ending::Count`] counts (a 32-bit number).
@@ -14,7 +14,7 @@ pub const COUNTER: u32 = ENTRY + 0x1000;
 /// What the kernel does after its greeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// Resets by the keyboard controller (port 64h), then by the chipset (port CF9h).
+    /// Resets by the keyboard controller (port 64h), else by the chipset (port CF9h), else by a triple fault.
     Reset,
     /// Powers off by ACPI: SLP_TYP 5 and SLP_EN to the PM1a control register at port 604h.
     PowerOff,
@@ -45,7 +45,7 @@ pub fn code(ending: Ending) -> Vec<u8> {
         Ending::Reset => {
             code.extend([0xb0, 0xfe, 0xe6, 0x64]); // mov al, feh; out 64h, al
             code.extend([0x66, 0xba, 0xf9, 0x0c, 0xb0, 0x06, 0xee]); // mov dx, cf9h; mov al, 6; out dx, al
-            code.extend(HALT);
+            triple_fault(&mut code);
         }
         Ending::PowerOff => {
             code.extend([0x66, 0xba, 0x04, 0x06]); // mov dx, 604h
@@ -54,13 +54,7 @@ pub fn code(ending: Ending) -> Vec<u8> {
             code.extend(HALT);
         }
         Ending::Halt => code.extend(HALT),
-        Ending::TripleFault => {
-            // The counter's page is zero: an interrupt table of one byte at address 0.
-            code.push(0xb8);
-            code.extend(COUNTER.to_le_bytes()); // mov eax, COUNTER
-            code.extend([0x0f, 0x01, 0x18]); // lidt [eax]
-            code.extend([0x0f, 0x0b]); // ud2
-        }
+        Ending::TripleFault => triple_fault(&mut code),
         Ending::Count => {
             code.push(0xb8);
             code.extend(COUNTER.to_le_bytes()); // mov eax, COUNTER
@@ -68,6 +62,14 @@ pub fn code(ending: Ending) -> Vec<u8> {
         }
     }
     code
+}
+
+/// An exception without an interrupt table: the counter's page is zero, so a table of one byte at address 0.
+fn triple_fault(code: &mut Vec<u8>) {
+    code.push(0xb8);
+    code.extend(COUNTER.to_le_bytes()); // mov eax, COUNTER
+    code.extend([0x0f, 0x01, 0x18]); // lidt [eax]
+    code.extend([0x0f, 0x0b]); // ud2
 }
 
 /// The kernel as an ELF64 image.
@@ -191,10 +193,11 @@ mod tests {
     }
 
     #[test]
-    fn it_resets_by_both_ports() {
+    fn it_resets_in_every_way() {
         let Some((_, mut vcpu)) = greeted(Ending::Reset) else { return };
         assert_eq!(vcpu.run().unwrap(), Exit::PortOut { port: 0x64, size: 1, data: &[0xfe] });
         assert_eq!(vcpu.run().unwrap(), Exit::PortOut { port: 0xcf9, size: 1, data: &[6] });
+        assert_eq!(vcpu.run().unwrap(), Exit::Shutdown);
     }
 
     #[test]
