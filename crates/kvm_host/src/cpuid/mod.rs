@@ -55,7 +55,7 @@ pub enum CpuidRegister {
     Edx,
 }
 
-/// Bits that an operator wants on or off, whatever the host has. Only what KVM supports can be switched on.
+/// Feature bits that an operator switches off, for example so that guests find the same processor on several hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuidOverride {
     /// Leaf.
