@@ -5,3 +5,5 @@
 //! the control API, the terminal and signals are clients that send it requests.
 
 pub mod control;
+pub mod layout;
+pub mod memory;
