@@ -192,17 +192,21 @@ impl Source {
                 other => io::Error::other(other),
             })
         };
-        let mapping = map()?;
-        if is_aligned(&mapping) {
-            return Ok(mapping);
+        // Since Linux 6.7 large anonymous mappings are aligned by themselves. Others are talked into place: pads leave a
+        // hole of just the right size at an aligned address, and the highest hole that fits is what the kernel takes
+        // next. Mappings that landed elsewhere are kept until the end, so that their places are taken. Should another
+        // thread be faster every time, the last one is used as it is: slower, but sound.
+        let mut misplaced = Vec::new();
+        let mut mapping = map()?;
+        for _ in 0..ALIGNMENT_ATTEMPTS {
+            if is_aligned(&mapping) {
+                return Ok(mapping);
+            }
+            let pads = Pads::around_aligned_hole(length)?;
+            let next = map()?;
+            drop(pads);
+            misplaced.push(std::mem::replace(&mut mapping, next));
         }
-        drop(mapping);
-        // Since Linux 6.7 large anonymous mappings are aligned by themselves. Before, one is talked into place: pads
-        // leave a hole of just the right size at an aligned address, and the highest hole that fits is what the kernel
-        // takes next. Should another thread take it first, the mapping lands elsewhere: slower, but sound.
-        let pads = Pads::around_aligned_hole(length)?;
-        let mapping = map()?;
-        drop(pads);
         if !is_aligned(&mapping) {
             tracing::warn!(
                 ?range,
@@ -217,6 +221,8 @@ fn is_aligned(mapping: &MmapRegion<()>) -> bool {
     mapping.as_ptr().addr().is_multiple_of(ALIGNMENT)
 }
 
+/// How often a mapping is tried with pads.
+const ALIGNMENT_ATTEMPTS: u32 = 8;
 /// Mappings are aligned to this many bytes: what one entry of a page directory maps.
 const ALIGNMENT: usize = 2 << 20;
 const _: () = assert!(ALIGNMENT as u64 == MEMORY_GRANULE);

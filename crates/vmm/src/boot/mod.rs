@@ -2,7 +2,7 @@
 //!
 //! Two protocols, told apart by the image's magic number:
 //! - a bzImage by the 64-bit Linux boot protocol (Linux `Documentation/arch/x86/boot.rst`), see `bzimage`;
-//! - an ELF image with a PVH entry note (Xen `docs/misc/pvh.pandoc`), see [`pvh`], which is how a `vmlinux` starts
+//! - an ELF image with a PVH entry note (Xen `docs/misc/pvh.pandoc`), see `pvh`, which is how a `vmlinux` starts
 //!   without unpacking itself.
 //!
 //! Every file is hostile: headers are read once into this process and checked against the file and the address map

@@ -249,6 +249,16 @@ fn each_damaged_field_of_a_bzimage_is_refused() {
 }
 
 #[test]
+fn a_bzimage_that_claims_less_memory_than_its_own_length_is_refused() {
+    let guest = Guest::new(64);
+    let mut image = bzimage();
+    put(&mut image, 0x234, &[0]);
+    put(&mut image, 0x258, &0x3ff_f000u64.to_le_bytes());
+    put(&mut image, 0x260, &[0; 4]);
+    assert!(guest.refusal(&image).starts_with("the kernel occupies 0x3fff000..0x4001000"));
+}
+
+#[test]
 fn each_damaged_field_of_an_elf_image_is_refused() {
     const TEXT: usize = 64;
     const DATA: usize = 64 + 56;
@@ -273,6 +283,7 @@ fn each_damaged_field_of_an_elf_image_is_refused() {
         put(&mut image, offset, bytes);
         let refusal = guest.refusal(&image);
         assert!(refusal.starts_with(expected), "{offset:#x}: {refusal}");
+        assert_eq!(guest.bytes(0x100_0000..0x100_1000), [0; 0x1000], "written before all was checked");
     }
 }
 

@@ -11,16 +11,35 @@ fn layout(bytes: u64) -> MemoryLayout {
     MemoryLayout::new(bytes, 46).unwrap()
 }
 
-/// A line of /proc/self/smaps about the mapping of the first region.
+/// A line of /proc/self/smaps about the host mapping of the first region. The host joins neighbouring mappings with the
+/// same flags, also those of tests that run at the same time, so only what they have in common may be asked for.
 fn smaps(memory: &GuestMemoryMmap<()>, key: &str) -> String {
     let start = memory.iter().next().unwrap().as_ptr().addr();
     let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+    let has_start = |line: &str| {
+        let range = line.split(' ').next()?.split_once('-')?;
+        let bound = |text| usize::from_str_radix(text, 16).ok();
+        Some((bound(range.0)?..bound(range.1)?).contains(&start))
+    };
     maps.lines()
-        .skip_while(|line| !line.starts_with(&format!("{start:x}-")))
+        .skip_while(|line| has_start(line) != Some(true))
         .find_map(|line| line.strip_prefix(key))
         .unwrap()
         .trim()
         .to_owned()
+}
+
+/// How many pages of the regions the host has given (Linux `Documentation/admin-guide/mm/pagemap.rst`, bits 63 and 62).
+fn resident_pages(memory: &GuestMemoryMmap<()>) -> usize {
+    let pagemap = File::open("/proc/self/pagemap").unwrap();
+    let mut resident = 0;
+    for region in memory.iter() {
+        let mut entries = vec![0; region.size() / 4096 * 8];
+        let offset = region.as_ptr().addr() as u64 / 4096 * 8;
+        std::os::unix::fs::FileExt::read_exact_at(&pagemap, &mut entries, offset).unwrap();
+        resident += entries.chunks(8).filter(|entry| entry[7] & 0xc0 != 0).count();
+    }
+    resident
 }
 
 fn has_flag(memory: &GuestMemoryMmap<()>, flag: &str) -> bool {
@@ -35,7 +54,7 @@ fn every_range_is_one_mapping_aligned_for_large_pages_and_costs_nothing_untouche
         let regions: Vec<_> = memory.iter().map(|region| (region.start_addr().0, region.len())).collect();
         assert_eq!(regions, [(0, LOW_RAM_LIMIT), (HIGH_RAM_START, 6 * MIB)]);
         assert!(memory.iter().all(|region| is_aligned(region)));
-        assert_eq!(smaps(&memory, "Rss:"), "0 kB");
+        assert_eq!(resident_pages(&memory), 0);
         assert!(has_flag(&memory, "dd"), "guest memory would be in core dumps");
     }
 }
@@ -75,7 +94,7 @@ fn advice_reaches_the_host() {
     wanted.prefault = true;
     let memory = build(&wanted, &layout(64 * MIB)).unwrap();
     assert!(!has_flag(&memory, "hg"));
-    assert_eq!(smaps(&memory, "Rss:"), "65536 kB");
+    assert_eq!(resident_pages(&memory), 16384);
 }
 
 #[test]
@@ -179,7 +198,7 @@ fn zeroing_clears_exactly_its_range() {
 fn zeroing_untouched_memory_takes_none_from_the_host() {
     let memory = build(&spec(64 * MIB, MemoryBacking::Anonymous), &layout(64 * MIB)).unwrap();
     zero(&memory, GuestAddress(4096), 32 * MIB).unwrap();
-    assert_eq!(smaps(&memory, "Rss:"), "0 kB");
+    assert_eq!(resident_pages(&memory), 0);
 }
 
 #[test]
@@ -193,7 +212,7 @@ fn zeroing_outside_of_memory_is_an_error() {
 fn populating_takes_exactly_the_pages_that_are_asked_for() {
     let memory = build(&spec(64 * MIB, MemoryBacking::Anonymous), &layout(64 * MIB)).unwrap();
     populate(&memory, GuestAddress(0x1800), 0x1000);
-    let rss: u64 = smaps(&memory, "Rss:").strip_suffix(" kB").unwrap().parse().unwrap();
-    assert!((8..=2048).contains(&rss), "{rss} kB");
+    // Two pages, or the huge page around them where the host prefers those.
+    assert!((2..=512).contains(&resident_pages(&memory)));
     populate(&memory, GuestAddress(u64::MAX), u64::MAX);
 }
