@@ -15,6 +15,7 @@ pub mod backend;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod engine;
+mod file;
 pub mod memory;
 pub mod raw;
 mod request;
@@ -24,6 +25,7 @@ pub use backend::{
     BlockBackend, BlockError, BlockGeometry, BlockOperation, BlockQueue, BlockRequest, Completion, QueueFull,
 };
 pub use engine::EngineChoice;
+pub use file::{CacheMode, Locking, RawOptions};
 pub use memory::{MemoryDisk, NullDisk};
-pub use raw::{CacheMode, Locking, RawDisk, RawOptions};
+pub use raw::RawDisk;
 pub use segment::Segment;
