@@ -88,9 +88,7 @@ fn guest_fingerprint(kernel: &Kernel) -> String {
 
 fn pack(context: &Context, kernel: &Kernel, making: &Path) -> Result<Initramfs, LabError> {
     let folders = ["root", "etc", "etc/acpi", "etc/acpi/PWRF", "usr", "usr/share", "usr/share/udhcpc"];
-    let busybox = Busybox::find()?;
-    let mut image = Initramfs::start(&busybox, INIT, &folders)?;
-    image.applets(&busybox, &context.interrupt)?;
+    let mut image = Initramfs::start(&Busybox::find()?, INIT, &folders, &context.interrupt)?;
     for (link, target) in [("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")] {
         image.symlink(link, target)?;
     }

@@ -55,33 +55,29 @@ fn is_static(elf: &[u8]) -> bool {
 pub(crate) struct Initramfs(Archive<Vec<u8>>);
 
 impl Initramfs {
-    /// The folders, busybox and `/init`. busybox's shell finds its other commands without a name for each.
-    pub(crate) fn start(busybox: &Busybox, init: &str, folders: &[&str]) -> Result<Initramfs, LabError> {
+    /// The folders, busybox under the names of all its commands, and `/init`.
+    pub(crate) fn start(
+        busybox: &Busybox,
+        init: &str,
+        folders: &[&str],
+        interrupt: &Interrupt,
+    ) -> Result<Initramfs, LabError> {
+        let list = command::check(Command::new(&busybox.path).arg("--list").stdin(Stdio::null()), interrupt)?;
+        let list = String::from_utf8_lossy(&list);
+        let base = ["bin", "dev", "proc", "sys", "mnt", "tmp", "run", "lib", "lib/modules"];
         let mut image = Initramfs(Archive::new(Vec::new()));
         image.put("bin", |archive| {
-            for folder in
-                ["bin", "dev", "proc", "sys", "mnt", "tmp", "run", "lib", "lib/modules"].iter().chain(folders)
-            {
+            for folder in base.iter().chain(folders) {
                 archive.directory(folder)?;
             }
             archive.character_device("dev/console", 5, 1)?;
-            archive.character_device("dev/null", 1, 3)?;
             archive.file("bin/busybox", 0o755, &busybox.bytes)?;
-            archive.symlink("bin/sh", "busybox")?;
+            for applet in list.split_whitespace().filter(|applet| *applet != "busybox") {
+                archive.symlink(&format!("bin/{applet}"), "busybox")?;
+            }
             archive.file("init", 0o755, init.as_bytes())
         })?;
         Ok(image)
-    }
-
-    /// busybox under the names of all its commands, for programs that look for them.
-    pub(crate) fn applets(&mut self, busybox: &Busybox, interrupt: &Interrupt) -> Result<(), LabError> {
-        let list = command::check(Command::new(&busybox.path).arg("--list").stdin(Stdio::null()), interrupt)?;
-        for applet in String::from_utf8_lossy(&list).split_whitespace() {
-            if applet != "busybox" && applet != "sh" {
-                self.symlink(&format!("bin/{applet}"), "busybox")?;
-            }
-        }
-        Ok(())
     }
 
     pub(crate) fn file(&mut self, name: &str, contents: &[u8]) -> Result<(), LabError> {

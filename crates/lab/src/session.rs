@@ -203,10 +203,10 @@ impl<'a> Session<'a> {
     fn read_control(&mut self) -> Result<Option<u8>, LabError> {
         let mut buffer = [0; 1024];
         match (&self.machine.control).read(&mut buffer) {
-            Ok(0) => return Err(LabError::Died(format!("qemu ended ({})", self.machine.status()?))),
-            Ok(count) => self.control.extend_from_slice(&buffer[..count]),
+            Ok(count) if count > 0 => self.control.extend_from_slice(&buffer[..count]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) => return Err(LabError::System("reading the control port", error)),
+            // A socket whose other end was closed with something unread in it is reset.
+            Ok(_) | Err(_) => return Err(LabError::Died(format!("qemu ended ({})", self.machine.status()?))),
         }
         while let Some(end) = self.control.iter().position(|&byte| byte == b'\n') {
             let line: Vec<u8> = self.control.drain(..=end).collect();

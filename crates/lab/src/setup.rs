@@ -137,7 +137,7 @@ fn host(context: &Context) -> Result<Kernel, LabError> {
         return Ok(kernel);
     }
     context.report.say("making the emulated host's initramfs");
-    let mut image = Initramfs::start(&Busybox::find()?, HOST_INIT, &[])?;
+    let mut image = Initramfs::start(&Busybox::find()?, HOST_INIT, &[], &context.interrupt)?;
     image.file("job-init", JOB_INIT.as_bytes())?;
     let mut files = kernel.modules().resolve(HOST_CORE, &context.interrupt)?;
     files.extend(Some(context.cache.path(CR8TRAP)).filter(|path| path.exists()));
