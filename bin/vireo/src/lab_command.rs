@@ -26,7 +26,7 @@ Everything is kept in $VIREO_LAB_CACHE (default: vireo/lab in $XDG_CACHE_HOME or
 
 /// Run a command in an emulated AMD-V host with real KVM, on a machine that has none.
 ///
-/// QEMU's software CPU with nested paging runs a Debian kernel, so nothing but QEMU is needed, and programs are about 20
+/// QEMU's software CPU with nested paging runs a Debian kernel, so nothing but QEMU is needed, and programs are 3 to 30
 /// times slower than on a real host. What is missing is installed and downloaded on first use (Debian 12 and 13; about 2
 /// minutes). The first start of each kind of machine takes about 7 s, later ones less than a second.
 #[derive(Debug, Args)]

@@ -18,6 +18,8 @@ const PROFILE: &str = "export PS1='vireo# ' HOME=/root\ncd\n\
     [ -e /run/greeted ] || { : > /run/greeted; cat /etc/motd; }\n";
 const PASSWD: &str = "root::0:0:root:/root:/bin/sh\n";
 const GROUP: &str = "root:x:0:\ntty:x:5:\n";
+/// What mount tries when it is told no type; the kernel then asks for the module.
+const FILESYSTEMS: &str = "ext4\nvfat\niso9660\nsquashfs\n";
 const POWER_BUTTON: &str = "#!/bin/sh\nexec poweroff\n";
 const UDHCPC: &str = include_str!("../../../lab/guest-udhcpc");
 /// What modprobe and depmod read of a module folder.
@@ -81,7 +83,7 @@ impl Guest {
 }
 
 fn guest_fingerprint(kernel: &Kernel) -> String {
-    let texts = [INIT, PROFILE, PASSWD, GROUP, POWER_BUTTON, UDHCPC, &kernel.version];
+    let texts = [INIT, PROFILE, PASSWD, GROUP, FILESYSTEMS, POWER_BUTTON, UDHCPC, &kernel.version];
     let texts = texts.iter().chain(GUEST_LOADED).chain(GUEST_MORE);
     fingerprint(texts.map(|text| text.as_bytes()))
 }
@@ -92,7 +94,13 @@ fn pack(context: &Context, kernel: &Kernel, making: &Path) -> Result<Initramfs, 
     for (link, target) in [("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")] {
         image.symlink(link, target)?;
     }
-    for (name, text) in [("etc/profile", PROFILE), ("etc/passwd", PASSWD), ("etc/group", GROUP)] {
+    let files = [
+        ("etc/profile", PROFILE),
+        ("etc/passwd", PASSWD),
+        ("etc/group", GROUP),
+        ("etc/filesystems", FILESYSTEMS),
+    ];
+    for (name, text) in files {
         image.file(name, text.as_bytes())?;
     }
     image.executable("etc/acpi/PWRF/00000080", POWER_BUTTON.as_bytes())?;

@@ -17,8 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::{Context, INSIDE, command, setup};
 
 /// Said at the start of a run that somebody watches.
-const NOTICE: &str =
-    "an emulated AMD-V host (QEMU software CPU, not this machine's KVM): programs run about 20 times slower";
+const NOTICE: &str = "an emulated AMD-V host (QEMU's software CPU): programs and guests run 3 to 30 times slower than on a real one";
 
 /// How to run a command.
 #[derive(Debug, Clone)]

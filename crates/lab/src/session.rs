@@ -232,10 +232,9 @@ impl<'a> Session<'a> {
     /// before is in the sockets when the answer comes; a socket that was full may take two rounds.
     fn flush(mut self, code: u8, out: BorrowedFd<'_>, err: BorrowedFd<'_>) -> Result<Outcome, LabError> {
         loop {
-            match self.qmp.execute("query-status", json!({})) {
-                Err(LabError::Interrupted) => return Err(LabError::Interrupted),
-                // QEMU is gone: what is in the sockets is all there is.
-                Err(_) | Ok(_) => {}
+            // Another error means that QEMU is gone: what is in the sockets is all there is then.
+            if let Err(LabError::Interrupted) = self.qmp.execute("query-status", json!({})) {
+                return Err(LabError::Interrupted);
             }
             let mut moved = false;
             loop {
