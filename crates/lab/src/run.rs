@@ -133,7 +133,8 @@ fn execute(
     files: &Files<'_>,
     folder: &RunFolder,
 ) -> Result<Outcome, LabError> {
-    let snapshot = match options.snapshot.then(|| Snapshot::of(context, &options.shape, files, folder)) {
+    let wanted = options.snapshot && options.shape.can_be_saved();
+    let snapshot = match wanted.then(|| Snapshot::of(context, &options.shape, files, folder)) {
         Some(Err(LabError::Interrupted)) => return Err(LabError::Interrupted),
         Some(Err(error)) => {
             context.report.say(format_args!("no snapshot ({error}): starting cold"));

@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
             match parse(&line) {
                 Some(Said::Exit(code)) => return Ok(Some(code)),
                 Some(Said::FewerPages { size_kib, got, wanted }) => self.context.report.say(format_args!(
-                    "the emulated host has memory for {got} of {wanted} huge pages of {size_kib} KiB only"
+                    "the emulated host has room for {got} of {wanted} huge pages of {size_kib} KiB only: give it more --mem"
                 )),
                 None => {}
             }

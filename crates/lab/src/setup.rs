@@ -63,6 +63,12 @@ fn host_fingerprint(kernel: &Kernel) -> String {
     fingerprint(texts.iter().chain(HOST_CORE).map(|text| text.as_bytes()))
 }
 
+/// Whether a run needs no setup first.
+#[must_use]
+pub fn is_ready(context: &Context) -> bool {
+    current_host(context).is_some() && command::find(QEMU.name.as_ref()).is_some()
+}
+
 /// The kernel of the emulated host, everything else for it being there too; prepared if need be.
 pub(crate) fn ready_host(context: &Context) -> Result<Kernel, LabError> {
     if let Some(kernel) = current_host(context) {

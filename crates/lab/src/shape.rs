@@ -154,6 +154,12 @@ impl Shape {
         Ok(())
     }
 
+    /// Whether QEMU can save such a machine: not with its models of an NVMe disk and of AMD's IOMMU.
+    #[must_use]
+    pub fn can_be_saved(&self) -> bool {
+        !self.nvme && self.iommu != Some(Iommu::Amd)
+    }
+
     fn iommu(&self) -> Option<Iommu> {
         self.iommu.or(self.sriov.then_some(Iommu::Intel))
     }
@@ -375,6 +381,13 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), count);
         assert_eq!(plain.snapshot_key("a"), Shape::default().snapshot_key("a"));
+    }
+
+    #[test]
+    fn machines_with_devices_that_qemu_cannot_save_start_cold() {
+        assert!(Shape { sriov: true, numa: true, ..Shape::default() }.can_be_saved());
+        assert!(!Shape { nvme: true, ..Shape::default() }.can_be_saved());
+        assert!(!Shape { iommu: Some(Iommu::Amd), ..Shape::default() }.can_be_saved());
     }
 
     #[test]
