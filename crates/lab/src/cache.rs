@@ -102,14 +102,8 @@ impl Cache {
         std::fs::write(&stamp, fingerprint).map_err(LabError::file("writing", stamp))
     }
 
-    /// Waits for the exclusive lock `name`, saying so when somebody holds it.
-    pub(crate) fn lock(
-        &self,
-        name: &str,
-        why: &str,
-        report: &Report,
-        interrupt: &Interrupt,
-    ) -> Result<Lock, LabError> {
+    /// The file of the lock `name`, created if need be.
+    pub(crate) fn lock_file(&self, name: &str) -> Result<File, LabError> {
         let path = self.path(name);
         // A prepared cache may belong to somebody else: a lock needs no right to write.
         let file = match OpenOptions::new().create(true).append(true).open(&path) {
@@ -120,7 +114,19 @@ impl Cache {
             }
             result => result,
         };
-        let file = file.map_err(LabError::file("opening", &path))?;
+        file.map_err(LabError::file("opening", &path))
+    }
+
+    /// Waits for the exclusive lock `name`, saying so when somebody holds it.
+    pub(crate) fn lock(
+        &self,
+        name: &str,
+        why: &str,
+        report: &Report,
+        interrupt: &Interrupt,
+    ) -> Result<Lock, LabError> {
+        let path = self.path(name);
+        let file = self.lock_file(name)?;
         let mut waiting = false;
         while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != Errno::WOULDBLOCK && error != Errno::INTR {

@@ -104,7 +104,7 @@ pub fn run(context: &Context, options: &Options, command: &[OsString]) -> Result
         context.report.say(NOTICE);
     }
     let _alone = if options.alone {
-        Some(context.cache.lock(".run.lock", "another lab", &context.report, &context.interrupt)?)
+        Some(context.cache.lock(setup::RUN_LOCK, "another lab", &context.report, &context.interrupt)?)
     } else {
         None
     };

@@ -18,6 +18,8 @@ const JOB_INIT: &str = include_str!("../../../lab/job-init");
 const CR8TRAP_SOURCE: &str = include_str!("../../../lab/cr8trap.c");
 /// The emulated host's initramfs, in the cache.
 pub(crate) const HOST_IMAGE: &str = "host.cpio";
+/// Held by a run that wants to be the only one.
+pub(crate) const RUN_LOCK: &str = ".run.lock";
 const CR8TRAP: &str = "cr8trap.ko";
 /// The oldest QEMU that can migrate to a file.
 const QEMU_VERSION: (u32, u32) = (8, 2);
@@ -98,6 +100,8 @@ pub(crate) fn lock(context: &Context) -> Result<Lock, LabError> {
     std::fs::create_dir_all(root).map_err(LabError::file("creating", root))?;
     let lock = context.cache.lock(".setup.lock", "another setup", &context.report, &context.interrupt)?;
     context.cache.clean()?;
+    // For users who can't create it in somebody else's cache.
+    context.cache.lock_file(RUN_LOCK)?;
     Ok(lock)
 }
 
