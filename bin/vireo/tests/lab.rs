@@ -26,7 +26,7 @@ fn vireo_lab(arguments: &[&str]) -> Command {
 }
 
 fn run(arguments: &[&str]) -> Output {
-    vireo_lab(arguments).output().unwrap()
+    vireo_lab(arguments).output().expect("vireo can be started")
 }
 
 #[test]
