@@ -76,6 +76,27 @@ fn much_output_arrives_whole() {
 }
 
 #[test]
+fn what_a_slow_reader_has_not_read_when_the_command_ends_is_not_lost() {
+    if !is_ready() {
+        return;
+    }
+    let mut command = vireo_lab(&["--timeout", "60", "--", "sh", "-c", "seq 30000; echo end >&2"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut running = Running(child);
+    let mut errors = BufReader::new(running.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while line != "end\n" {
+        line.clear();
+        assert_ne!(errors.read_line(&mut line).unwrap(), 0, "no end on standard error");
+    }
+    // More than the pipe to this process holds, and all written by now.
+    let output = std::io::read_to_string(running.0.stdout.take().unwrap()).unwrap();
+    let wanted: String = (1..=30_000).map(|number| format!("{number}\n")).collect();
+    assert!(output == wanted, "{} of {} bytes came", output.len(), wanted.len());
+    assert_eq!(running.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn the_time_limit_ends_a_run_and_unknown_commands_are_told() {
     if !is_ready() {
         return;
