@@ -2,9 +2,10 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::ptr::NonNull;
 
 use rustix::io::Errno;
+
+use crate::segment::Segment;
 
 /// Why a disk could not be opened, resized or given another queue.
 #[derive(Debug, thiserror::Error)]
@@ -27,41 +28,6 @@ pub struct BlockGeometry {
     pub physical_block_bytes: u32,
     /// Unit in which discards free storage; 0 when discards are not supported.
     pub discard_bytes: u32,
-}
-
-/// A piece of memory that takes part in a request.
-#[derive(Debug, Clone, Copy)]
-pub struct Segment {
-    pointer: NonNull<u8>,
-    bytes: usize,
-}
-
-#[expect(unsafe_code, reason = "a segment is a pointer that moves to another thread with its request")]
-// SAFETY: whoever made the segment promised (see `Segment::new`) that the memory stays valid, on any thread, until the
-// request's completion has been reaped.
-unsafe impl Send for Segment {}
-
-impl Segment {
-    /// Names `bytes` bytes of memory at `pointer`.
-    ///
-    /// # Safety
-    /// Until the completion of every request that the segment is part of has been reaped, or that request's queue has
-    /// been dropped, the memory must stay mapped and must not be borrowed as a Rust reference. It may be changed at any
-    /// time by a guest.
-    #[expect(unsafe_code, reason = "the caller vouches for the memory")]
-    pub unsafe fn new(pointer: NonNull<u8>, bytes: usize) -> Self {
-        Self { pointer, bytes }
-    }
-
-    /// Start of the memory.
-    pub fn pointer(&self) -> NonNull<u8> {
-        self.pointer
-    }
-
-    /// Length in bytes.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
 /// What a request does. Offsets and lengths are in bytes.

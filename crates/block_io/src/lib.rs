@@ -6,13 +6,24 @@
 //!
 //! Contract, kept by every backend and checked by one suite: the *backend* validates the range of a request against the
 //! current capacity (which may change by a resize) and answers `Err(Errno::INVAL)` in the completion; the caller promises
-//! only that a request's segments live until its completion has been reaped. Completions come in any order. A write that
+//! only that a request's segments live until its completion has been reaped. Memory may have any alignment: a backend whose
+//! storage is particular about it copies. Completions come in any order. A write that
 //! was completed before a flush was submitted is on stable storage when the flush completes. Dropping a queue waits for
 //! what is in flight.
 
 pub mod backend;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod engine;
+pub mod memory;
+pub mod raw;
+mod request;
+mod segment;
 
 pub use backend::{
     BlockBackend, BlockError, BlockGeometry, BlockOperation, BlockQueue, BlockRequest, Completion, QueueFull,
-    Segment,
 };
+pub use engine::EngineChoice;
+pub use memory::{MemoryDisk, NullDisk};
+pub use raw::{CacheMode, Locking, RawDisk, RawOptions};
+pub use segment::Segment;

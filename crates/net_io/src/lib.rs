@@ -6,5 +6,14 @@
 //! their length is looked at.
 
 pub mod backend;
+pub mod capture;
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+pub mod loopback;
+pub mod tap;
+mod vectors;
 
 pub use backend::{NetBackend, NetError, Offloads, VNET_HEADER_BYTES};
+pub use capture::{Capture, CaptureFile};
+pub use loopback::Loopback;
+pub use tap::{Tap, TapOptions};

@@ -1,0 +1,186 @@
+//! The parts of a raw disk's work that wait: bounced I/O, discards, zeroes. They run on an engine's threads.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::CacheMode;
+use super::layout::{Kind, Layout};
+use crate::engine::{Direction, Target, Transfer};
+use crate::segment::{Cursor, Segment};
+
+/// Largest bounce buffer, bytes: what one misaligned request may cost of memory.
+const BOUNCE_BYTES: usize = 1 << 20;
+/// Alignment of bounce buffers, bytes: a page is enough for every device.
+const BOUNCE_ALIGNMENT: usize = 4096;
+/// `BLKDISCARD`, `_IO(0x12, 119)`, and `BLKZEROOUT`, `_IO(0x12, 127)`, of linux/fs.h.
+const BLKDISCARD: u32 = 0x1277;
+const BLKZEROOUT: u32 = 0x127f;
+
+/// A buffer that begins at a multiple of a given alignment.
+pub(crate) struct AlignedBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    bytes: usize,
+}
+
+impl AlignedBuffer {
+    /// `bytes` zeroes at a multiple of `alignment`, a power of two.
+    pub(crate) fn new(bytes: usize, alignment: usize) -> Self {
+        let memory = vec![0; bytes + alignment];
+        let start = memory.as_ptr().align_offset(alignment).min(alignment);
+        Self { memory, start, bytes }
+    }
+
+    pub(crate) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.bytes]
+    }
+}
+
+/// An open disk file: everything that a thread needs to work on it.
+#[derive(Debug, Clone)]
+pub(super) struct Access {
+    pub(super) file: Arc<File>,
+    pub(super) layout: Layout,
+    pub(super) cache: CacheMode,
+}
+
+impl Access {
+    /// Whether memory is not aligned as O_DIRECT wants it.
+    pub(super) fn needs_bounce(&self, segments: &[Segment]) -> bool {
+        self.cache.direct()
+            && segments.iter().any(|segment| {
+                !segment.pointer().as_ptr().addr().is_multiple_of(self.layout.memory_alignment as usize)
+                    || !segment.bytes().is_multiple_of(self.layout.geometry.logical_block_bytes as usize)
+            })
+    }
+
+    /// Whether a write must reach stable storage before it completes.
+    pub(super) fn durable(&self, asked: bool) -> bool {
+        self.cache != CacheMode::Unsafe && (asked || self.cache.write_through())
+    }
+
+    pub(super) fn read_bounced(&self, mut offset: u64, segments: &[Segment]) -> Result<(), Errno> {
+        let total: usize = segments.iter().map(Segment::bytes).sum();
+        let mut buffer = AlignedBuffer::new(total.min(BOUNCE_BYTES), BOUNCE_ALIGNMENT);
+        let mut cursor = Cursor::new(segments);
+        let mut left = total;
+        while left > 0 {
+            let chunk = left.min(BOUNCE_BYTES);
+            let bytes = &mut buffer.bytes()[..chunk];
+            self.transfer(Direction::Read, offset, bytes)?;
+            cursor.scatter(bytes);
+            left -= chunk;
+            offset += chunk as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_bounced(
+        &self,
+        mut offset: u64,
+        segments: &[Segment],
+        durable: bool,
+    ) -> Result<(), Errno> {
+        let total: usize = segments.iter().map(Segment::bytes).sum();
+        let mut buffer = AlignedBuffer::new(total.min(BOUNCE_BYTES), BOUNCE_ALIGNMENT);
+        let mut cursor = Cursor::new(segments);
+        let mut left = total;
+        while left > 0 {
+            let chunk = left.min(BOUNCE_BYTES);
+            let bytes = &mut buffer.bytes()[..chunk];
+            cursor.gather(bytes);
+            self.transfer(Direction::Write { durable }, offset, bytes)?;
+            left -= chunk;
+            offset += chunk as u64;
+        }
+        Ok(())
+    }
+
+    #[expect(unsafe_code, reason = "names a buffer for the kernel")]
+    fn transfer(&self, direction: Direction, offset: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        let Some(pointer) = NonNull::new(bytes.as_mut_ptr()) else { return Err(Errno::FAULT) };
+        // SAFETY: `bytes` is borrowed for longer than the transfer, which ends before this function does, and is not
+        // looked at meanwhile.
+        let segment = unsafe { Segment::new(pointer, bytes.len()) };
+        let target =
+            Target { file: Arc::clone(&self.file), zeroes_beyond_end: self.layout.kind == Kind::RegularFile };
+        Transfer::new(direction, offset, &[segment]).run(&target)
+    }
+
+    /// Gives storage back where that is possible; a disk that can't is no error.
+    pub(super) fn discard(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
+        let result = match self.layout.kind {
+            Kind::RegularFile => self.allocate(FallocateFlags::PUNCH_HOLE, offset, bytes),
+            Kind::BlockDevice => self.device_range(BLKDISCARD, offset, bytes),
+        };
+        match result {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY) => Ok(()),
+            Ok(()) => self.settle(),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub(super) fn write_zeroes(&self, offset: u64, bytes: u64, may_unmap: bool) -> Result<(), Errno> {
+        // On a block device these mean: zero, deallocating; zero, keeping it allocated (since Linux 4.9).
+        let punch = || self.allocate(FallocateFlags::PUNCH_HOLE, offset, bytes);
+        let zero = || self.allocate(FallocateFlags::ZERO_RANGE, offset, bytes);
+        let device = || match self.layout.kind {
+            Kind::RegularFile => Err(Errno::OPNOTSUPP),
+            Kind::BlockDevice => self.device_range(BLKZEROOUT, offset, bytes),
+        };
+        let unmapped = if may_unmap { punch() } else { Err(Errno::OPNOTSUPP) };
+        unmapped
+            .or_else(|errno| if cannot(errno) { zero() } else { Err(errno) })
+            .or_else(|errno| if cannot(errno) { device() } else { Err(errno) })
+            .or_else(|errno| if cannot(errno) { self.write_zero_bytes(offset, bytes) } else { Err(errno) })?;
+        self.settle()
+    }
+
+    pub(super) fn write_zero_bytes(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
+        let most = usize::try_from(bytes).unwrap_or(BOUNCE_BYTES).min(BOUNCE_BYTES);
+        let mut buffer = AlignedBuffer::new(most, BOUNCE_ALIGNMENT);
+        let mut done = 0;
+        while done < bytes {
+            let chunk = usize::try_from(bytes - done).unwrap_or(most).min(most);
+            let direction = Direction::Write { durable: false };
+            self.transfer(direction, offset + done, &mut buffer.bytes()[..chunk])?;
+            done += chunk as u64;
+        }
+        Ok(())
+    }
+
+    /// Where completed means durable, makes it so.
+    fn settle(&self) -> Result<(), Errno> {
+        if self.cache.write_through() { rustix::fs::fdatasync(&*self.file) } else { Ok(()) }
+    }
+
+    fn allocate(&self, mode: FallocateFlags, offset: u64, bytes: u64) -> Result<(), Errno> {
+        loop {
+            match rustix::fs::fallocate(&*self.file, mode | FallocateFlags::KEEP_SIZE, offset, bytes) {
+                Err(Errno::INTR) => {}
+                result => return result,
+            }
+        }
+    }
+
+    #[expect(unsafe_code, reason = "an ioctl(2) of block devices")]
+    fn device_range(&self, request: u32, offset: u64, bytes: u64) -> Result<(), Errno> {
+        let range = [offset, bytes];
+        // SAFETY: both requests read two 64-bit numbers, the range, from the address given.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), request.into(), range.as_ptr()) };
+        if result == 0 {
+            return Ok(());
+        }
+        Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
+    }
+}
+
+/// Whether an error says that a way of doing something does not exist here, so that another is worth trying.
+fn cannot(errno: Errno) -> bool {
+    matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS | Errno::NOTTY | Errno::INVAL)
+}

@@ -1,0 +1,113 @@
+//! Locks that keep a disk from being opened twice, and the search for who holds one.
+//!
+//! Open file description locks (fcntl(2), F_OFD_SETLK) over the whole file: they belong to the open file, not to the
+//! process, so they survive being handed to another process and end with the last descriptor. QEMU locks single bytes of
+//! the same file in the same way, so each notices the other.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD};
+use rustix::io::Errno;
+
+/// Descriptors that the search for a lock's holder looks at: bounds its time on hosts with very many.
+const MOST_DESCRIPTORS: usize = 50_000;
+
+/// Takes a lock for a reader or for the only writer, without waiting.
+pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> io::Result<()> {
+    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
+    match control(fd, libc::F_OFD_SETLK, kind) {
+        Ok(_) => Ok(()),
+        Err(Errno::AGAIN | Errno::ACCESS) => {
+            let holder =
+                holder(fd, kind).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+            let advice = if read_only { "" } else { ", or open it read-only if it does so too" };
+            let message = format!("{holder} has it open: stop that first{advice}");
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
+        }
+        // A file system without locks (some network ones): as safe as it can be.
+        Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => {
+            tracing::warn!(
+                "the file system does not support locks: nothing keeps the disk from being opened twice"
+            );
+            Ok(())
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A process that has the file open.
+#[derive(Debug)]
+struct Holder {
+    pid: i32,
+    command: String,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.pid.unsigned_abs() == std::process::id() {
+            write!(f, "this process ({})", self.command)
+        } else {
+            write!(f, "process {} ({})", self.pid, self.command)
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "fcntl(2) with a structure")]
+fn control(fd: &OwnedFd, command: i32, kind: i32) -> Result<libc::flock, Errno> {
+    // SAFETY: a structure of plain numbers, for which zero is a value; start 0 and length 0 mean the whole file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::c_short::try_from(kind).map_err(|_| Errno::INVAL)?;
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(|_| Errno::INVAL)?;
+    // SAFETY: both lock commands take a pointer to `flock`, which lives across the call.
+    if unsafe { libc::fcntl(fd.as_raw_fd(), command, &raw mut lock) } == 0 {
+        return Ok(lock);
+    }
+    Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+}
+
+/// Who holds a lock that conflicts, as far as that can be found out.
+fn holder(fd: &OwnedFd, kind: i32) -> Option<Holder> {
+    let conflict = control(fd, libc::F_OFD_GETLK, kind).ok()?;
+    if i32::from(conflict.l_type) != libc::F_UNLCK && conflict.l_pid > 0 {
+        // A classic lock knows its process; an open file description's says -1.
+        return Some(Holder { pid: conflict.l_pid, command: command_of(conflict.l_pid) });
+    }
+    search(fd)
+}
+
+fn command_of(pid: i32) -> String {
+    let path = format!("/proc/{pid}/comm");
+    std::fs::read_to_string(path).map_or_else(|_| "unknown".to_owned(), |name| name.trim_end().to_owned())
+}
+
+/// Looks for a process that has the file open and a lock on it.
+fn search(fd: &OwnedFd) -> Option<Holder> {
+    let ours = rustix::fs::fstat(fd).ok()?;
+    let mut looked_at = 0;
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(descriptors) = std::fs::read_dir(process.path().join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            looked_at += 1;
+            if looked_at > MOST_DESCRIPTORS {
+                return None;
+            }
+            let Ok(theirs) = rustix::fs::statat(CWD, descriptor.path(), AtFlags::empty()) else { continue };
+            if (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
+                && holds_lock(&process.path().join("fdinfo").join(descriptor.file_name()))
+            {
+                return Some(Holder { pid, command: command_of(pid) });
+            }
+        }
+    }
+    None
+}
+
+/// Whether an open file has a lock on it: its fdinfo (proc(5)) lists them.
+fn holds_lock(information: &Path) -> bool {
+    std::fs::read_to_string(information).is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:")))
+}
