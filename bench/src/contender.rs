@@ -1,66 +1,66 @@
-//! The programs that are compared: how each is told to boot a kernel with its first serial port on standard output.
+//! The programs that are compared: which are there, and how each is told to run a [`Job`].
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// A program and its arguments, with the kernel, the memory size and a configuration file as placeholders.
+use crate::command_line;
+use crate::job::Job;
+
+/// A kind of program, as far as its command line is concerned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// The yardstick of start-up: a program of bare KVM calls.
+    Floor,
+    /// Ours.
+    Vireo,
+    /// Cloud Hypervisor.
+    CloudHypervisor,
+    /// Firecracker.
+    Firecracker,
+    /// QEMU's machine without PCI.
+    QemuMicrovm,
+    /// QEMU's machine with PCI Express and a firmware.
+    QemuQ35,
+    /// Any other: arguments in which `{kernel}`, `{initramfs}`, `{cmdline}`, `{memory}` (MiB), `{disk}` and `{tap}` are replaced.
+    Other(Vec<String>),
+}
+
+/// A program to be measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contender {
     /// What the report calls it.
     pub name: String,
-    /// Program and arguments, in which `{kernel}`, `{memory}` (MiB) and `{config}` are replaced.
-    pub command: Vec<String>,
-    /// It starts the guest again after a reset instead of ending, and can't be told otherwise.
-    pub reboots: bool,
+    /// The program's file.
+    pub program: PathBuf,
+    /// How it is told what to do.
+    pub kind: Kind,
 }
 
-/// What a run is about: values for the placeholders.
-#[derive(Debug)]
-pub struct Job {
-    /// The kernel image.
-    pub kernel: PathBuf,
-    /// Guest memory in MiB.
-    pub memory: u32,
-    /// A folder for configuration files.
-    pub folder: PathBuf,
-}
-
-/// Programs that are known here.
-const KNOWN: [(&str, &str); 5] = [
-    ("vireo", "vireo-vmm --kernel {kernel} --cpus boot=1 --memory size={memory}M --serial tty --console off"),
-    (
-        "cloud-hypervisor",
-        "cloud-hypervisor --kernel {kernel} --cpus boot=1 --memory size={memory}M --serial tty --console off",
-    ),
-    ("firecracker", "firecracker --no-api --no-seccomp --config-file {config}"),
-    (
-        "qemu-microvm",
-        "qemu-system-x86_64 -M microvm,accel=kvm,rtc=on -cpu host -m {memory} -nodefaults -no-user-config \
-         -display none -no-reboot -serial stdio -kernel {kernel}",
-    ),
-    (
-        "qemu-q35",
-        "qemu-system-x86_64 -M q35,accel=kvm -cpu host -m {memory} -nodefaults -no-user-config -display none \
-         -no-reboot -serial stdio -kernel {kernel}",
-    ),
+/// Names, programs, kinds.
+const KNOWN: [(&str, &str, Kind); 6] = [
+    ("floor", "start-floor", Kind::Floor),
+    (Contender::OURS, "vireo-vmm", Kind::Vireo),
+    ("cloud-hypervisor", "cloud-hypervisor", Kind::CloudHypervisor),
+    ("firecracker", "firecracker", Kind::Firecracker),
+    ("qemu-microvm", "qemu-system-x86_64", Kind::QemuMicrovm),
+    ("qemu-q35", "qemu-system-x86_64", Kind::QemuQ35),
 ];
 
 impl Contender {
+    /// The name of what everything is compared with.
+    pub const OURS: &str = "vireo";
+
     /// A contender from `NAME=COMMAND`; the command is split at spaces.
     pub fn parse(text: &str) -> Result<Self> {
-        let Some((name, command)) = text.split_once('=') else { bail!("{text:?} is not NAME=COMMAND") };
-        let command: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
-        if name.is_empty() || command.is_empty() {
-            bail!("{text:?} is not NAME=COMMAND");
+        let wrong = || format!("{text:?} is not NAME=COMMAND");
+        let (name, command) = text.split_once('=').with_context(wrong)?;
+        let mut words = command.split_whitespace().map(str::to_owned);
+        let program = words.next().with_context(wrong)?;
+        if name.is_empty() {
+            bail!(wrong());
         }
-        Ok(Self { name: name.to_owned(), command, reboots: false })
-    }
-
-    /// The yardstick: the program of bare KVM calls, in `folder`.
-    pub fn floor(folder: &Path) -> Self {
-        let program = folder.join("start-floor").display().to_string();
-        Self { name: "floor".to_owned(), command: vec![program, "{memory}".to_owned()], reboots: false }
+        Ok(Self { name: name.to_owned(), program: program.into(), kind: Kind::Other(words.collect()) })
     }
 
     /// Programs that are known here and found in `folder` or in one of the folders of `path`.
@@ -70,32 +70,29 @@ impl Contender {
         let find = |program: &str| {
             folders.iter().map(|folder| folder.join(program)).find(|program| program.is_file())
         };
-        let known = KNOWN.iter().filter_map(|(name, command)| {
-            let mut command: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
-            command[0] = find(&command[0])?.display().to_string();
-            Some(Self { name: (*name).to_owned(), command, reboots: *name == "cloud-hypervisor" })
+        let known = KNOWN.into_iter().filter_map(|(name, program, kind)| {
+            Some(Self { name: name.to_owned(), program: find(program)?, kind })
         });
         known.collect()
     }
 
-    /// The command for `job`; writes the configuration file if the command asks for one.
+    /// It starts the guest again after a reset instead of ending, and can't be told otherwise.
+    pub fn reboots(&self) -> bool {
+        self.kind == Kind::CloudHypervisor
+    }
+
+    /// Program and arguments for `job`; writes a configuration file if the program wants one.
     pub fn command_for(&self, job: &Job) -> Result<Vec<String>> {
-        let config = job.folder.join("firecracker.json");
-        if self.command.iter().any(|word| word.contains("{config}")) {
-            let text = serde_json::json!({
-                "boot-source": { "kernel_image_path": job.kernel, "boot_args": "" },
-                "drives": [],
-                "machine-config": { "vcpu_count": 1, "mem_size_mib": job.memory },
-            });
-            std::fs::write(&config, text.to_string())
-                .with_context(|| format!("writing {}", config.display()))?;
-        }
-        let replace = |word: &String| {
-            word.replace("{kernel}", &job.kernel.display().to_string())
-                .replace("{memory}", &job.memory.to_string())
-                .replace("{config}", &config.display().to_string())
+        let arguments = match &self.kind {
+            Kind::Floor => vec![job.memory.to_string()],
+            Kind::Vireo => command_line::vireo(job),
+            Kind::CloudHypervisor => command_line::cloud_hypervisor(job),
+            Kind::Firecracker => command_line::firecracker(job)?,
+            Kind::QemuMicrovm => command_line::qemu_microvm(job),
+            Kind::QemuQ35 => command_line::qemu_q35(job),
+            Kind::Other(template) => template.iter().map(|word| job.replace(word)).collect(),
         };
-        Ok(self.command.iter().map(replace).collect())
+        Ok([self.program.display().to_string()].into_iter().chain(arguments).collect())
     }
 }
 
@@ -104,16 +101,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn placeholders_are_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let job = Job { kernel: "/k".into(), memory: 64, folder: folder.path().to_owned() };
-        let contender = Contender::parse("mine=run --k={kernel} -m {memory} {config}").unwrap();
+    fn placeholders_of_other_programs_are_replaced() {
+        let contender = Contender::parse("mine=run --k={kernel} -m {memory}").unwrap();
         assert_eq!(contender.name, "mine");
-        let command = contender.command_for(&job).unwrap();
-        assert_eq!(command[..4], ["run", "--k=/k", "-m", "64"]);
-        let config: serde_json::Value =
-            serde_json::from_str(&std::fs::read_to_string(&command[4]).unwrap()).unwrap();
-        assert_eq!(config["machine-config"]["mem_size_mib"], 64);
+        let job = Job::new("/k".into(), 64, Path::new("/"));
+        assert_eq!(contender.command_for(&job).unwrap(), ["run", "--k=/k", "-m", "64"]);
     }
 
     #[test]
@@ -130,6 +122,6 @@ mod tests {
         std::fs::write(folder.path().join("firecracker"), "").unwrap();
         let found = Contender::installed(Path::new("/nonexistent"), folder.path().to_str().unwrap());
         assert_eq!(found.len(), 1);
-        assert_eq!(found[0].name, "firecracker");
+        assert_eq!((found[0].name.as_str(), &found[0].kind), ("firecracker", &Kind::Firecracker));
     }
 }

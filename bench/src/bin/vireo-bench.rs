@@ -1,13 +1,24 @@
 //! `vireo-bench`: runs benchmarks and prints a table, or JSON for machines.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bench::contender::{Contender, Job};
-use bench::start::{After, Outcome, compare};
-use bench::tiny_kernel::{Ending, image};
+use bench::contender::{Contender, Kind};
+use bench::job::{Devices, Job};
+use bench::tiny_kernel::{Ending, GREETING, image};
+use bench::{memory, report, time};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+
+/// What `/init` of the lab's guests prints when it runs.
+const GUEST_IS_UP: &[u8] = b"VIREO-GUEST-UP";
+/// The same for all; "quiet" because a serial line costs more than what is measured.
+const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 vireo.tty=ttyS0 vireo.shell";
+/// For the tiny kernel, and for a stock one in the emulated host.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+const BOOT_PATIENCE: Duration = Duration::from_secs(90);
 
 #[derive(Parser)]
 #[command(version, about = "Compare Vireo with its peers")]
@@ -18,8 +29,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Benchmark {
-    /// Time from execution to the guest's first instruction
+    /// Time from execution to the guest's first instruction, which needs no more of KVM than that it exists
     Start(StartOptions),
+    /// Time from execution to /init of a stock Linux guest
+    Boot(BootOptions),
+    /// What programs with a stock Linux guest have resident, apart from the guest's memory
+    Memory(MemoryOptions),
     /// Write the tiny PVH kernel that the benchmarks boot
     Kernel {
         /// What it does after its greeting
@@ -31,20 +46,17 @@ enum Benchmark {
 }
 
 #[derive(Args)]
-struct StartOptions {
-    /// Rounds; every program runs once in each
-    #[arg(long, default_value_t = 20)]
-    rounds: usize,
+struct Common {
     /// Guest memory in MiB
     #[arg(long, default_value_t = 256)]
     memory: u32,
-    /// What the guest does after its greeting
-    #[arg(long, default_value = "reset")]
-    ending: EndingName,
+    /// Machines without disk, network interface, entropy device and console
+    #[arg(long)]
+    bare: bool,
     /// Compare only these, by name
     #[arg(long)]
     only: Vec<String>,
-    /// Compare this program as well: NAME=COMMAND with {kernel}, {memory} and {config}
+    /// Compare this program as well: NAME=COMMAND with {kernel}, {initramfs}, {cmdline}, {memory}, {disk} and {tap}
     #[arg(long, value_name = "NAME=COMMAND")]
     with: Vec<String>,
     /// Write the numbers to this file as JSON
@@ -52,7 +64,34 @@ struct StartOptions {
     json: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Args)]
+struct StartOptions {
+    /// Rounds; every program runs once in each
+    #[arg(long, default_value_t = 20)]
+    rounds: usize,
+    /// What the guest does after its greeting
+    #[arg(long, default_value = "reset")]
+    ending: EndingName,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct BootOptions {
+    /// Rounds; every program runs once in each
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args)]
+struct MemoryOptions {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EndingName {
     Reset,
     PowerOff,
@@ -72,64 +111,109 @@ impl EndingName {
         }
     }
 
-    fn after(self) -> After {
-        match self {
-            Self::Reset | Self::PowerOff | Self::TripleFault => After::Exits,
-            Self::Halt | Self::Count => After::Kill,
-        }
+    fn ends(self) -> bool {
+        matches!(self, Self::Reset | Self::PowerOff | Self::TripleFault)
     }
 }
 
 fn main() -> Result<()> {
     match Cli::parse().benchmark {
         Benchmark::Start(options) => start(&options),
+        Benchmark::Boot(options) => boot(&options),
+        Benchmark::Memory(options) => resident(&options),
         Benchmark::Kernel { ending, output } => fs::write(&output, image(ending.ending()))
             .with_context(|| format!("writing {}", output.display())),
     }
 }
 
-fn start(options: &StartOptions) -> Result<()> {
-    let program = std::env::current_exe().context("finding this program")?;
-    let here = program.parent().context("finding this program's folder")?;
-    let mut contenders = vec![Contender::floor(here)];
-    contenders.extend(Contender::installed(here, &std::env::var("PATH").unwrap_or_default()));
-    for text in &options.with {
-        contenders.push(Contender::parse(text)?);
-    }
-    if !options.only.is_empty() {
-        contenders.retain(|contender| options.only.contains(&contender.name));
-    }
-    ensure!(!contenders.is_empty(), "none of the programs is installed: {}", options.only.join(", "));
-    let folder = tempfile::tempdir().context("a temporary folder")?;
-    let kernel = folder.path().join("kernel");
-    fs::write(&kernel, image(options.ending.ending())).context("writing the kernel")?;
-    let job = Job { kernel, memory: options.memory, folder: folder.path().to_owned() };
-    let outcomes = compare(&contenders, &job, options.rounds, options.ending.after())?;
-    print(&outcomes);
-    if let Some(path) = &options.json {
-        let report = serde_json::json!({
-            "benchmark": "start",
-            "rounds": options.rounds,
-            "memory_mib": options.memory,
-            "host_kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-            "outcomes": outcomes,
+impl Common {
+    /// The programs that are there and wanted; the yardstick only where it is one.
+    fn contenders(&self, with_floor: bool) -> Result<Vec<Contender>> {
+        let program = std::env::current_exe().context("finding this program")?;
+        let here = program.parent().context("finding this program's folder")?;
+        let mut contenders = Contender::installed(here, &std::env::var("PATH").unwrap_or_default());
+        for text in &self.with {
+            contenders.push(Contender::parse(text)?);
+        }
+        contenders.retain(|contender| {
+            (with_floor || contender.kind != Kind::Floor)
+                && (self.only.is_empty() || self.only.contains(&contender.name))
         });
-        fs::write(path, format!("{report:#}\n")).with_context(|| format!("writing {}", path.display()))?;
+        ensure!(!contenders.is_empty(), "none of the programs is installed: {}", self.only.join(", "));
+        Ok(contenders)
     }
-    Ok(())
+
+    fn devices(&self, folder: &Path) -> Result<Option<Devices>> {
+        if self.bare { Ok(None) } else { Devices::make(folder).map(Some) }
+    }
+
+    fn describe(&self, job: &Job, rounds: usize) -> serde_json::Value {
+        json!({
+            "rounds": rounds,
+            "memory_mib": self.memory,
+            "devices": job.devices.is_some(),
+            "network_interface": job.tap().is_some(),
+        })
+    }
+
+    fn save(
+        &self,
+        name: &str,
+        options: &impl serde::Serialize,
+        results: &impl serde::Serialize,
+    ) -> Result<()> {
+        self.json.as_ref().map_or(Ok(()), |path| report::save(path, name, options, results))
+    }
 }
 
-fn print(outcomes: &[Outcome]) {
-    println!(
-        "{:<18} {:>10} {:>10} {:>10} {:>7} {:>10}",
-        "", "median us", "min us", "p90 us", "ratio", "exit us"
-    );
-    for outcome in outcomes {
-        let first = &outcome.first_byte_us;
-        let exit = outcome.exit_us.map_or_else(|| "-".to_owned(), |exit| format!("{:.0}", exit.median));
-        println!(
-            "{:<18} {:>10.0} {:>10.0} {:>10.0} {:>7.2} {:>10}",
-            outcome.name, first.median, first.minimum, first.p90, outcome.first_byte_ratio, exit
-        );
-    }
+fn start(options: &StartOptions) -> Result<()> {
+    let StartOptions { rounds, ending, common } = options;
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, image(ending.ending())).context("writing the kernel")?;
+    let job =
+        Job { devices: common.devices(folder.path())?, ..Job::new(kernel, common.memory, folder.path()) };
+    let goal = time::Goal { words: &[GREETING], patience: START_PATIENCE, ends: ending.ends() };
+    let (outcomes, excluded) = time::compare(&common.contenders(true)?, &job, *rounds, goal)?;
+    report::print_times(&outcomes, ("us", 1.0));
+    let results = json!({ "outcomes": outcomes, "excluded": excluded });
+    common.save("start", &common.describe(&job, *rounds), &results)
+}
+
+fn boot(options: &BootOptions) -> Result<()> {
+    let BootOptions { rounds, common } = options;
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let job = stock_guest(common, folder.path())?;
+    let goal = time::Goal { words: GUEST_IS_UP, patience: BOOT_PATIENCE, ends: false };
+    let (outcomes, excluded) = time::compare(&common.contenders(false)?, &job, *rounds, goal)?;
+    report::print_times(&outcomes, ("ms", 1000.0));
+    let results = json!({ "outcomes": outcomes, "excluded": excluded });
+    common.save("boot", &common.describe(&job, *rounds), &results)
+}
+
+fn resident(options: &MemoryOptions) -> Result<()> {
+    let MemoryOptions { common } = options;
+    let folder = tempfile::tempdir().context("a temporary folder")?;
+    let job = stock_guest(common, folder.path())?;
+    let (footprints, excluded) =
+        memory::compare(&common.contenders(false)?, &job, GUEST_IS_UP, BOOT_PATIENCE)?;
+    report::print_memory(&footprints);
+    let results = json!({ "footprints": footprints, "excluded": excluded });
+    common.save("memory", &common.describe(&job, 1), &results)
+}
+
+/// Debian's cloud kernel 6.12 with its initramfs, copied so that everybody reads them from memory.
+fn stock_guest(common: &Common, folder: &Path) -> Result<Job> {
+    let guest = lab::guest::Guest::prepare(lab::Kind::C612).context("preparing the guest")?;
+    let copy = |from: &Path, name: &str| {
+        let to = folder.join(name);
+        fs::copy(from, &to).with_context(|| format!("copying {}", from.display()))?;
+        anyhow::Ok(to)
+    };
+    Ok(Job {
+        initramfs: Some(copy(&guest.initramfs, "initramfs")?),
+        command_line: COMMAND_LINE.to_owned(),
+        devices: common.devices(folder)?,
+        ..Job::new(copy(&guest.vmlinux, "vmlinux")?, common.memory, folder)
+    })
 }
