@@ -5,7 +5,7 @@
 //! exactly one thread at any time and need no lock. Several devices may share one worker (the default: few threads,
 //! little memory) or have their own (I/O threads).
 //!
-//! Threads: one a worker. Locks: the mailbox's and one slot's, each held for a push or a take only.
+//! Threads: one a worker, from [`Worker::start`] on. Locks: the mailbox's and one slot's, each held for a push or a take only.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -184,6 +184,8 @@ struct Shared {
 struct Mailbox {
     letters: VecDeque<Letter>,
     next_id: u64,
+    /// The thread reads letters, or will.
+    started: bool,
     closed: bool,
 }
 
@@ -200,6 +202,27 @@ impl Shared {
         self.ring();
     }
 
+    /// Has a task handed back: by the thread, or at once if there is none.
+    fn recall(&self, id: u64) {
+        let mut mailbox = self.mailbox.lock();
+        if mailbox.started {
+            drop(mailbox);
+            return self.post(Letter::Detach { id });
+        }
+        let waits = |letter: &Letter| matches!(letter, Letter::Attach { id: waiting, .. } if *waiting == id);
+        let letter = mailbox.letters.iter().position(waits).and_then(|at| mailbox.letters.remove(at));
+        drop(mailbox);
+        self.return_letter(letter);
+    }
+
+    /// Hands back a task that no thread has seen.
+    fn return_letter(&self, letter: Option<Letter>) {
+        if let Some(Letter::Attach { task, watched, .. }) = letter {
+            forget(self, &watched);
+            task.hand_back();
+        }
+    }
+
     fn ring(&self) {
         // A full counter means that the bell already rings.
         let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
@@ -208,6 +231,7 @@ impl Shared {
 
 /// A thread that hosts tasks. Dropping it winds down and hands back every task, then joins the thread.
 pub struct Worker {
+    name: String,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -221,14 +245,31 @@ impl std::fmt::Debug for Worker {
 impl Worker {
     /// Starts a worker whose thread is called `name` (the kernel shows the first 15 bytes).
     pub fn spawn(name: &str) -> io::Result<Self> {
+        let mut worker = Self::prepare(name)?;
+        worker.start()?;
+        Ok(worker)
+    }
+
+    /// A worker without its thread: tasks can be attached, and wait for [`Worker::start`]. A process without other threads
+    /// is quicker at most of what it asks of the kernel, and wakes nobody.
+    pub fn prepare(name: &str) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
         let mailbox = Mutex::new(Mailbox { next_id: BELL + 1, ..Mailbox::default() });
         let shared = Arc::new(Shared { epoll, bell, mailbox, thread: OnceLock::new() });
-        let for_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&for_thread))?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { name: name.to_owned(), shared, thread: None })
+    }
+
+    /// Starts the thread, if it has not been started yet.
+    pub fn start(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.shared.mailbox.lock().started, true) {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let spawned = std::thread::Builder::new().name(self.name.clone()).spawn(move || run(&shared));
+        self.thread = Some(spawned.inspect_err(|_| self.shared.mailbox.lock().started = false)?);
+        Ok(())
     }
 
     /// A handle through which tasks are attached; any number of them, on any thread.
@@ -243,6 +284,9 @@ impl Drop for Worker {
         if let Some(thread) = self.thread.take() {
             // A panic on the worker has been reported by the panic hook; there is nothing to add here.
             let _ = thread.join();
+        } else {
+            let letters = std::mem::take(&mut self.shared.mailbox.lock().letters);
+            letters.into_iter().for_each(|letter| self.shared.return_letter(Some(letter)));
         }
     }
 }
@@ -308,7 +352,7 @@ impl<T: Task> Attached<T> {
     pub fn request_detach(&mut self) {
         if !self.asked {
             self.asked = true;
-            self.shared.post(Letter::Detach { id: self.id });
+            self.shared.recall(self.id);
         }
     }
 

@@ -290,3 +290,35 @@ fn detaching_on_the_workers_own_thread_is_caught_instead_of_hanging() {
     ring(&bell);
     assert_eq!(received.recv_timeout(PATIENCE), Ok(true));
 }
+
+#[test]
+fn tasks_wait_for_a_worker_that_is_started_later() {
+    let mut worker = Worker::prepare("test").unwrap();
+    let (task, reports) = probe(Interest::ReadEdge);
+    ring(&task.bell);
+    let attached = worker.handle().attach(task).map_err(|(_, error)| error).unwrap();
+    assert!(reports.try_recv().is_err());
+    worker.start().unwrap();
+    worker.start().unwrap();
+    assert_eq!(reports.recv_timeout(PATIENCE), Ok((0, 7)));
+    attached.detach();
+}
+
+#[test]
+fn a_worker_that_was_never_started_hands_tasks_back() {
+    let worker = Worker::prepare("test").unwrap();
+    let (first, _reports) = probe(Interest::Read);
+    let (second, _reports) = probe(Interest::Read);
+    let bell = Arc::clone(&first.bell);
+    let first = worker.handle().attach(first).map_err(|(_, error)| error).unwrap();
+    let mut second = worker.handle().attach(second).map_err(|(_, error)| error).unwrap();
+    assert_eq!(first.detach().quiesced, 0, "it has not worked");
+    assert!(second.try_take().is_none());
+    let handle = worker.handle();
+    drop(worker);
+    assert!(second.try_take().is_some());
+    // The descriptor has left the set, which the handle keeps alive.
+    assert_eq!(Arc::strong_count(&bell), 1);
+    let (third, _reports) = probe(Interest::Read);
+    assert!(handle.attach(third).is_err());
+}
