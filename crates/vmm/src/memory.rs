@@ -122,7 +122,7 @@ pub fn build(spec: &MemorySpec, layout: &MemoryLayout) -> Result<GuestMemoryMmap
     let mut file_offset = 0;
     for range in layout.ram() {
         let mapping = source.map(&range, file_offset).map_err(host("map memory"))?;
-        advise(spec, &mapping).map_err(|(what, error)| host(what)(error))?;
+        advise(spec, &range, &mapping).map_err(|(what, error)| host(what)(error))?;
         file_offset += range.end - range.start;
         let region = GuestRegionMmap::new(mapping, GuestAddress(range.start))
             .ok_or_else(|| host("map memory")(io::ErrorKind::InvalidInput.into()))?;
@@ -280,17 +280,30 @@ fn memory_file(flags: MemfdFlags, bytes: u64) -> io::Result<Arc<File>> {
     Ok(Arc::new(File::from(descriptor)))
 }
 
-/// Tells the host what the mapping is for.
-fn advise(spec: &MemorySpec, mapping: &MmapRegion<()>) -> Result<(), (&'static str, io::Error)> {
+/// Tells the host what the mapping of `range` is for.
+fn advise(
+    spec: &MemorySpec,
+    range: &Range<u64>,
+    mapping: &MmapRegion<()>,
+) -> Result<(), (&'static str, io::Error)> {
     let huge_pages = matches!(spec.backing, MemoryBacking::HugePages { .. });
+    let all = 0..mapping.size();
+    // What this process writes before the guest runs (tables, parameters) is within the first large page, and to zero the
+    // whole of that for a few small ones would take longer than all the rest of building a machine.
+    let large = if range.start == 0 { ALIGNMENT.min(all.end)..all.end } else { all.clone() };
     let wanted = [
-        (true, libc::MADV_DONTDUMP, "exclude core dumps"),
-        (spec.transparent_hugepages && !huge_pages, libc::MADV_HUGEPAGE, "ask for transparent huge pages"),
-        (spec.mergeable, libc::MADV_MERGEABLE, "let the host merge pages (KSM)"),
-        (spec.prefault, libc::MADV_POPULATE_WRITE, "take every page at the start"),
+        (true, &all, libc::MADV_DONTDUMP, "exclude core dumps"),
+        (
+            spec.transparent_hugepages && !huge_pages,
+            &large,
+            libc::MADV_HUGEPAGE,
+            "ask for transparent huge pages",
+        ),
+        (spec.mergeable, &all, libc::MADV_MERGEABLE, "let the host merge pages (KSM)"),
+        (spec.prefault, &all, libc::MADV_POPULATE_WRITE, "take every page at the start"),
     ];
-    for (_, advice, what) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
-        madvise(mapping, 0..mapping.size(), advice).map_err(|error| (what, error))?;
+    for (_, range, advice, what) in wanted.into_iter().filter(|(wanted, ..)| *wanted) {
+        madvise(mapping, range.clone(), advice).map_err(|error| (what, error))?;
     }
     Ok(())
 }
