@@ -228,9 +228,7 @@ impl VmDriver {
             // No receiver: the process is ending.
             let _ = post.send(Input::Guest { machine: number, event });
         });
-        let machine = Machine::build(spec, resources, &events)?;
-        machine.run()?;
-        Ok(machine)
+        Machine::build(spec, resources, &events)
     }
 
     /// Ends the live machine and starts another in its place; the host resources stay open.

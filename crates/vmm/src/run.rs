@@ -42,7 +42,8 @@ impl Process {
 }
 
 fn start(options: VmmOptions) -> Result<Process, String> {
-    let worker = Worker::spawn("devices").map_err(|error| format!("starting the device thread: {error}"))?;
+    let failed = |error| format!("starting the device thread: {error}");
+    let mut worker = Worker::prepare("devices").map_err(failed)?;
     let mut driver = VmDriver::new(worker.handle());
     let signals = SignalTask::new(driver.signals())
         .and_then(|task| worker.handle().attach(task).map_err(|(_, error)| error))
@@ -50,6 +51,7 @@ fn start(options: VmmOptions) -> Result<Process, String> {
     if let Some(spec) = options.spec {
         driver.start(spec).map_err(|error| error.to_string())?;
     }
+    worker.start().map_err(failed)?;
     let api = options
         .api_socket
         .map(|path| {

@@ -46,7 +46,7 @@ pub(crate) type EventSink = Arc<dyn Fn(GuestEvent) + Send + Sync>;
 
 type Acknowledgement = Result<(), String>;
 
-/// All vCPUs of a machine. They start paused; dropping the value takes them out of the guest and joins their threads.
+/// All vCPUs of a machine. Dropping the value takes them out of the guest and joins their threads.
 #[derive(Debug)]
 pub(crate) struct VcpuThreads {
     threads: Vec<VcpuThread>,
@@ -62,7 +62,7 @@ struct VcpuThread {
 }
 
 impl VcpuThreads {
-    /// A thread for each of `vcpus`, in order.
+    /// A thread for each of `vcpus`, in order, which runs the guest from the beginning.
     pub(crate) fn start(
         vcpus: Vec<Vcpu>,
         spaces: &AddressSpaces,
@@ -87,7 +87,7 @@ impl VcpuThreads {
         Ok(all)
     }
 
-    /// Lets the guest run.
+    /// Lets the guest go on.
     pub(crate) fn run(&self) -> Result<(), String> {
         self.tell_all(Command::Run)
     }
@@ -161,7 +161,8 @@ enum Whereabouts {
 
 impl VcpuWork {
     fn run(mut self) {
-        let mut at = Whereabouts::Parked;
+        // A command to run would cost a start two more switches between threads.
+        let mut at = Whereabouts::Guest;
         loop {
             at = match at {
                 Whereabouts::Parked => match self.inbox.recv() {

@@ -88,9 +88,6 @@ pub(crate) enum BuildError {
     /// The board is laid out wrongly.
     #[error("laying out the board: {0}")]
     Board(String),
-    /// A vCPU thread ended by itself.
-    #[error("starting the vCPUs: {0}")]
-    Start(String),
 }
 
 macro_rules! board_errors {

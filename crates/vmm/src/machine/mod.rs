@@ -64,7 +64,7 @@ pub(crate) struct Function {
 }
 
 impl Machine {
-    /// Builds the machine and its threads; the vCPUs wait for [`Machine::run`].
+    /// Builds the machine and its threads; the guest runs when this returns.
     pub(crate) fn build(
         spec: &MachineSpec,
         resources: &HostResources,
@@ -92,11 +92,6 @@ impl Machine {
         let vcpus = VcpuThreads::start(vcpus, &spaces, events)
             .map_err(|source| BuildError::Host { what: "starting a vCPU thread".into(), source })?;
         Ok(Self { vcpus, board, functions, _vm: vm, _memory: memory })
-    }
-
-    /// Lets the guest run for the first time.
-    pub(crate) fn run(&self) -> Result<(), BuildError> {
-        self.vcpus.run().map_err(BuildError::Start)
     }
 
     /// Takes the vCPUs out of the guest, then waits until no device has anything in flight. If one does not come to
