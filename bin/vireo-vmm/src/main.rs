@@ -14,6 +14,7 @@ use machine_spec::MachineSpec;
 use vmm::{ExitStatus, VmmOptions};
 
 fn main() -> ExitCode {
+    one_heap();
     match start(std::env::args_os().skip(1)) {
         Ok(status) => status.into(),
         Err(error) => {
@@ -21,6 +22,14 @@ fn main() -> ExitCode {
             ExitStatus::Refused.into()
         }
     }
+}
+
+/// Lets all threads share one heap instead of one each: they allocate little, and each more heap costs a start 0.05 ms and stays
+/// resident.
+#[expect(unsafe_code, reason = "mallopt")]
+fn one_heap() {
+    // SAFETY: called before there are threads, with a parameter and a value that mallopt(3) defines.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
 fn start(words: impl Iterator<Item = std::ffi::OsString>) -> Result<ExitStatus, UsageError> {
