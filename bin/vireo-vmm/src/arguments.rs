@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use machine_spec::SpecError;
 use machine_spec::flags::{FlagError, MachineFlags, MachineOption, OPTIONS};
 use machine_spec::wire::VmConfig;
+use vmm::Refusal;
 
 /// Why nothing was started. Exit code 2.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) enum UsageError {
     Flag(FlagError),
     /// The machine can't be.
     Spec(SpecError),
+    /// The host can't have the machine.
+    Refused(Refusal),
     /// Messages have nowhere to go.
     LogFile {
         /// Where they should go.
@@ -50,7 +53,8 @@ impl std::fmt::Display for UsageError {
                 "nothing to do: describe a machine (--kernel FILE) or give --api-socket PATH, see --help",
             ),
             Self::Flag(error) => error.fmt(f),
-            Self::Spec(error) => error.fmt(f),
+            Self::Spec(error) => f.write_str(&as_option(error.to_string())),
+            Self::Refused(error) => error.fmt(f),
             Self::LogFile { path, error } => {
                 write!(f, "--log-file: cannot open {path:?}: {error}: choose a file that can be written")
             }
@@ -70,6 +74,24 @@ impl From<SpecError> for UsageError {
     fn from(error: SpecError) -> Self {
         Self::Spec(error)
     }
+}
+
+impl From<Refusal> for UsageError {
+    fn from(error: Refusal) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// Descriptions name what is wrong as the control API does (`net[0]`); a person on the command line knows the option.
+fn as_option(message: String) -> String {
+    let Some(end) = message.find([':', '[']) else { return message };
+    let (field, rest) = message.split_at(end);
+    let option = match field {
+        "disks" => "disk",
+        "console_ports" => "console",
+        other => other,
+    };
+    if OPTIONS.iter().any(|known| known.name == option) { format!("--{option}{rest}") } else { message }
 }
 
 /// What is asked for.

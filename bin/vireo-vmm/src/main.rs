@@ -47,5 +47,5 @@ fn start(words: impl Iterator<Item = std::ffi::OsString>) -> Result<ExitStatus, 
     let spec =
         arguments.machine.map(|config| MachineSpec::from_config(config, &mut vmm::random_mac)).transpose()?;
     logging::start(arguments.verbosity, arguments.log_file.as_deref())?;
-    Ok(vmm::run(VmmOptions { spec, api_socket: arguments.api_socket }))
+    Ok(vmm::run(VmmOptions { spec, api_socket: arguments.api_socket })?)
 }

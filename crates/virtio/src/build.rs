@@ -36,7 +36,7 @@ pub enum BuildError {
         most: usize,
     },
     /// The source of entropy.
-    #[error("cannot open entropy source {path}: {source}", path = path.display())]
+    #[error("cannot open entropy source {path}: {source}: give a file that can be read, usually /dev/urandom", path = path.display())]
     Source {
         /// The file.
         path: PathBuf,

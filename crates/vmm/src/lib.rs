@@ -21,4 +21,4 @@ mod vcpu_thread;
 pub use driver::ExitStatus;
 pub use options::VmmOptions;
 pub use random_mac::random_mac;
-pub use run::run;
+pub use run::{Refusal, run};

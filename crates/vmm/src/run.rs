@@ -10,16 +10,15 @@ use crate::api::ApiServer;
 use crate::driver::{ExitStatus, SignalSink, VmDriver};
 use crate::options::VmmOptions;
 
-/// Runs until the guest has powered off or crashed, or the process is told to end. What is refused before a guest starts
-/// is logged as one line. Called on the main thread, once.
-pub fn run(options: VmmOptions) -> ExitStatus {
-    match start(options) {
-        Ok(process) => process.run(),
-        Err(reason) => {
-            tracing::error!("{reason}");
-            ExitStatus::Refused
-        }
-    }
+/// Why no guest was started: one line that names the option, the object, the reason and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(String);
+
+/// Runs until the guest has powered off or crashed, or the process is told to end. Called on the main thread, once. After
+/// a refusal nothing is left behind.
+pub fn run(options: VmmOptions) -> Result<ExitStatus, Refusal> {
+    start(options).map(Process::run).map_err(Refusal)
 }
 
 /// Dropped in the order of the fields: clients first, then the machine, its worker last.
@@ -48,16 +47,17 @@ fn start(options: VmmOptions) -> Result<Process, String> {
     let signals = SignalTask::new(driver.signals())
         .and_then(|task| worker.handle().attach(task).map_err(|(_, error)| error))
         .map_err(|error| format!("waiting for signals: {error}"))?;
-    if let Some(spec) = options.spec {
-        driver.start(spec).map_err(|error| error.to_string())?;
-    }
-    worker.start().map_err(failed)?;
+    // Before the machine: a socket that cannot be had is a reason not to start it. Clients wait until it has been built.
     let api = options
         .api_socket
         .map(|path| {
             ApiServer::start(&path, driver.controller()).map_err(|error| format!("--api-socket: {error}"))
         })
         .transpose()?;
+    if let Some(spec) = options.spec {
+        driver.start(spec).map_err(|error| error.to_string())?;
+    }
+    worker.start().map_err(failed)?;
     Ok(Process { api, driver, signals, worker })
 }
 

@@ -365,6 +365,11 @@ fn advice_for_open(path: &Path, errno: Errno, options: &RawOptions) -> io::Error
             "its file system does not support direct I/O (use cache mode writeback)"
         }
         Errno::NXIO if path.exists() => "it is a FIFO, a socket or a device that is not there",
+        Errno::NOENT => "it does not exist: check the path, or make the image first",
+        Errno::ACCESS | Errno::PERM if !options.read_only => {
+            "permission denied: give this user write access, or open it read-only"
+        }
+        Errno::ACCESS | Errno::PERM => "permission denied: give this user access",
         Errno::TXTBSY => "it is in use as a program or as swap space",
         _ => return errno.into(),
     };

@@ -123,10 +123,10 @@ pub enum BootError {
 #[derive(Debug, thiserror::Error)]
 pub enum FileFault {
     /// It does not open.
-    #[error("cannot open: {0}")]
+    #[error("cannot open: {0}: check the path and its permissions")]
     Open(io::Error),
     /// A folder, a device, a pipe ...
-    #[error("not a regular file")]
+    #[error("not a regular file: give the path of an image")]
     NotRegular,
     /// Nothing in it.
     #[error("the file is empty")]
@@ -151,7 +151,7 @@ pub enum KernelFault {
     #[error(transparent)]
     File(#[from] FileFault),
     /// No known magic number.
-    #[error("not a kernel: expected a bzImage or an ELF image with a PVH entry")]
+    #[error("not a kernel: give a bzImage (vmlinuz) or an ELF image with a PVH entry (vmlinux)")]
     NotAKernel,
     /// Older than the 64-bit entry.
     #[error("boot protocol {}.{:02} is too old: use a kernel with 2.12 or later (Linux 3.8)", .0 >> 8, .0 & 0xff)]

@@ -144,7 +144,7 @@ impl Plugger<'_> {
             queue_size: RNG_QUEUE_SIZE,
             worker: self.host.worker.clone(),
         };
-        let rng = Rng::build(config).map_err(device_error("_rng"))?;
+        let rng = Rng::build(config).map_err(device_error("--rng"))?;
         let counters = Counters::Rng(rng.handle());
         self.plug("_rng", Box::new(rng), counters)
     }
@@ -156,7 +156,7 @@ impl Plugger<'_> {
             .map(|(port, backend)| PortConfig { name: port.name.clone(), backend: Arc::clone(backend) })
             .collect();
         let config = ConsoleConfig { ports, worker: self.host.worker.clone() };
-        let console = Console::build(config).map_err(device_error("_console"))?;
+        let console = Console::build(config).map_err(device_error("--console"))?;
         let counters = Counters::Console(console.handle());
         self.plug("_console", Box::new(console), counters)
     }

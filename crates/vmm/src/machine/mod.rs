@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_host::{Kvm, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
+use kvm_host::{Kvm, KvmFlavour, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
 use machine_spec::MachineSpec;
 use machine_spec::spec::{BootSpec, CpuTopology};
 use parking_lot::Mutex;
@@ -73,6 +73,11 @@ impl Machine {
         let kvm = Arc::new(Kvm::open(Path::new(KVM_DEVICE))?);
         if usize::from(spec.cpus.count) > kvm.max_vcpus() {
             return Err(BuildError::TooManyCpus { wanted: spec.cpus.count, most: kvm.max_vcpus() });
+        }
+        if kvm.flavour() == KvmFlavour::Paravirtual {
+            tracing::warn!(
+                "this host's KVM is paravirtual: only kernels that are made for it run, stock kernels do not"
+            );
         }
         let topology = topology(spec.cpus.topology)?;
         let layout = MemoryLayout::new(spec.memory.bytes, kvm.address_bits()?)?;
