@@ -69,6 +69,22 @@ impl Access {
         self.cache != CacheMode::Unsafe && (asked || self.cache.write_through())
     }
 
+    /// Fills the segments from `offset`, whatever their alignment. Waits.
+    pub(crate) fn read(&self, offset: u64, segments: &[Segment]) -> Result<(), Errno> {
+        if self.needs_bounce(segments) {
+            return self.read_bounced(offset, segments);
+        }
+        Transfer::new(Direction::Read, offset, segments).run(&self.target())
+    }
+
+    /// Stores the segments at `offset`, whatever their alignment. Waits.
+    pub(crate) fn write(&self, offset: u64, segments: &[Segment]) -> Result<(), Errno> {
+        if self.needs_bounce(segments) {
+            return self.write_bounced(offset, segments, false);
+        }
+        Transfer::new(Direction::Write { durable: false }, offset, segments).run(&self.target())
+    }
+
     pub(crate) fn read_bounced(&self, mut offset: u64, segments: &[Segment]) -> Result<(), Errno> {
         let total: usize = segments.iter().map(Segment::bytes).sum();
         let mut buffer = AlignedBuffer::new(total.min(BOUNCE_BYTES), BOUNCE_ALIGNMENT);
