@@ -9,7 +9,7 @@ mod lock;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -71,9 +71,11 @@ pub struct RawOptions {
 }
 
 /// A file or device that holds an image's bytes, locked for as long as it is open.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct HostFile {
     pub(crate) path: PathBuf,
+    /// `None` if others may share the open file, and the lock with it.
+    held_lock: Option<lock::HeldLock>,
     pub(crate) access: Access,
     pub(crate) options: RawOptions,
 }
@@ -90,7 +92,11 @@ impl HostFile {
         }
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| error(path, purpose, advice_for_open(path, errno, options)))?;
-        Self::adopt(path, fd, options)
+        let mut file = Self::adopt(path, fd, options)?;
+        if options.locking == Locking::Enforced {
+            file.held_lock = Some(lock::HeldLock(Arc::clone(&file.access.file)));
+        }
+        Ok(file)
     }
 
     /// Takes an open file or device; `path` is what messages call it.
@@ -101,10 +107,10 @@ impl HostFile {
         if options.locking == Locking::Enforced {
             let purpose =
                 if options.read_only { "cannot lock for reading" } else { "cannot lock for writing" };
-            lock::lock(&fd, options.read_only).map_err(|source| error(path, purpose, source))?;
+            lock::lock(fd.as_fd(), options.read_only).map_err(|source| error(path, purpose, source))?;
         }
         let access = Access { file: Arc::new(File::from(fd)), layout, cache: options.cache };
-        Ok(Self { path: path.to_owned(), access, options: *options })
+        Ok(Self { path: path.to_owned(), held_lock: None, access, options: *options })
     }
 
     /// What a [`crate::engine::FileEngine`] works on.

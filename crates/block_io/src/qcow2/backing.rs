@@ -72,7 +72,7 @@ fn open_backing(top: &HostFile, header: &Header, options: &Qcow2Options) -> Resu
                 let image =
                     Image::open(file, header, metadata_file, Vec::new(), options.metadata_cache_bytes)
                         .map_err(|source| open_error(&path, source))?;
-                layers.push(Layer::Qcow2(image));
+                layers.push(Layer::Qcow2(Box::new(image)));
             }
             Some(other) => {
                 return Err(refuse(&above, &operation, format!("its format {other:?} is not raw or qcow2")));

@@ -12,7 +12,7 @@ use crate::segment::{Cursor, Segment, total_bytes};
 #[derive(Debug)]
 pub(super) enum Layer {
     Raw { file: HostFile, bytes: u64 },
-    Qcow2(Image),
+    Qcow2(Box<Image>),
 }
 
 impl Layer {
@@ -84,6 +84,8 @@ impl Image {
             match found {
                 Found::Zero => return Ok(Some((Extent::Zero, bytes))),
                 Found::Data { host, writable } => {
+                    // What a lower image calls its own is never written.
+                    let writable = writable && layer == 0;
                     return Ok(Some((Extent::Data { layer, offset: host, writable }, bytes)));
                 }
                 Found::Compressed(entry) => {

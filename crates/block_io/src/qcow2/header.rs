@@ -465,7 +465,7 @@ mod tests {
             refused(24, &size.to_be_bytes(), &format!("size is {size}"));
         }
         refused(32, &1u32.to_be_bytes(), "crypt_method is 1");
-        for entries in [0u32, 1, (MOST_L1_BYTES / 8 + 1) as u32, u32::MAX] {
+        for entries in [0u32, 1, 4_194_305, u32::MAX] {
             refused(36, &entries.to_be_bytes(), &format!("l1_size is {entries}"));
         }
         for offset in [0u64, 1, 0x10200, u64::MAX, u64::MAX << 16, 1 << 56] {

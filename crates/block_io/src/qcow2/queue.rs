@@ -145,10 +145,10 @@ impl Qcow2Queue {
         durable: bool,
     ) -> Result<(), Errno> {
         let durable = self.image.file.access.durable(durable);
-        let in_place = !self.image.is_corrupt()
-            && !(durable && self.image.unflushed.load(Ordering::Acquire))
-            && !self.is_misaligned(&segments);
-        let extents = if in_place { self.extents(offset, bytes)? } else { None };
+        // A mapping that a crash would lose makes durable data worthless.
+        let mapping_may_be_lost = durable && self.image.unflushed.load(Ordering::Acquire);
+        let needs_thread = mapping_may_be_lost || self.image.is_corrupt() || self.is_misaligned(&segments);
+        let extents = if needs_thread { None } else { self.extents(offset, bytes)? };
         let writable = |(extent, _): &(Extent, u64)| matches!(extent, Extent::Data { writable: true, .. });
         let Some(extents) = extents.filter(|extents| extents.iter().all(writable)) else {
             self.start_waiting(slot, durable, move |image| image.write_now(offset, &segments));

@@ -101,9 +101,10 @@ fn a_second_writer_is_kept_out_and_told_who_is_in() {
 #[test]
 fn the_process_that_holds_the_lock_is_named() {
     let (_directory, path) = image(4096);
-    let disk = RawDisk::open(&path, &RawOptions::default()).unwrap();
-    // A child inherits the open file, and with it the lock.
-    let inherited = rustix::io::fcntl_dupfd_cloexec(&*disk.shared.file.access.file, 0).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    // A child gets the same open file, and with it the lock.
+    let inherited = file.try_clone().unwrap();
+    let disk = RawDisk::adopt(&path, OwnedFd::from(file), &RawOptions::default()).unwrap();
     let mut child = std::process::Command::new("sleep")
         .arg("1000")
         .stdin(std::process::Stdio::from(inherited))
