@@ -8,7 +8,6 @@ use rustix::io::Errno;
 use super::entry::Entry;
 use super::header::Compression;
 use super::image::Image;
-use super::refcount::read_zero_filled;
 
 /// The cluster that was decompressed last: a cluster is often read in several requests.
 #[derive(Debug, Default)]
@@ -46,7 +45,7 @@ impl Image {
         }
         let range = entry.compressed(self.layout);
         let bytes = usize::try_from(range.bytes).map_err(|_| Errno::FBIG)?;
-        let data = read_zero_filled(&self.metadata_file, range.offset, bytes)?;
+        let data = self.metadata_file.read(range.offset, bytes)?;
         let bytes = usize::try_from(self.layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
         let cluster = expand(&data, bytes, self.compression)
             .map_err(|_| self.corrupted("a compressed cluster cannot be expanded", range.offset))?;

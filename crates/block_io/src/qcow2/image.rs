@@ -11,16 +11,10 @@
 //! clusters at worst.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::chain::Layer;
@@ -30,10 +24,11 @@ use super::header::{
     Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_DIRTY,
 };
+use super::metadata_file::MetadataFile;
 use super::range_locks::{Epochs, RangeLocks};
-use super::refcount::{Refcounts, errno, read_zero_filled};
+use super::refcount::{Refcounts, Run};
 use super::tables::{Slice, Tables};
-use crate::file::{CacheMode, HostFile, Kind};
+use crate::file::{HostFile, Kind};
 
 /// Largest offset in an image: 56 bits.
 const MOST_BYTES: u64 = 1 << 56;
@@ -92,7 +87,7 @@ pub(super) struct Image {
     /// Guest data goes through this.
     pub(super) file: HostFile,
     /// The same file through the page cache, which metadata and its odd sizes need.
-    pub(super) metadata_file: Arc<File>,
+    pub(super) metadata_file: MetadataFile,
     pub(super) capacity: AtomicU64,
     pub(super) tables: RwLock<Tables>,
     pub(super) meta: Mutex<Meta>,
@@ -120,9 +115,9 @@ pub(super) enum OpenError {
 }
 
 /// Reads and checks the header of an open file.
-pub(super) fn read_header(file: &HostFile) -> Result<(Header, Arc<File>), OpenError> {
-    let metadata_file = through_page_cache(file)?;
-    let header = Header::parse(&read_zero_filled(&metadata_file, 0, HEADER_BYTES)?)?;
+pub(super) fn read_header(file: &HostFile) -> Result<(Header, MetadataFile), OpenError> {
+    let metadata_file = MetadataFile::of(file)?;
+    let header = Header::parse(&metadata_file.read(0, HEADER_BYTES)?)?;
     if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
         return Err(FormatError::Features("external data file".to_owned()).into());
     }
@@ -144,36 +139,26 @@ pub(super) fn read_header(file: &HostFile) -> Result<(Header, Arc<File>), OpenEr
     Ok((header, metadata_file))
 }
 
-/// The same file without O_DIRECT. The kernel keeps both views coherent.
-fn through_page_cache(file: &HostFile) -> std::io::Result<Arc<File>> {
-    if !file.options.cache.direct() {
-        return Ok(Arc::clone(&file.access.file));
-    }
-    let access = if file.options.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let path = PathBuf::from(format!("/proc/self/fd/{}", file.access.file.as_raw_fd()));
-    Ok(Arc::new(File::from(rustix::fs::open(path, access | OFlags::CLOEXEC, Mode::empty())?)))
-}
-
 impl Image {
     /// Opens the image in `file`, whose header has been read. `cache_bytes` bounds the cache of L2 slices.
     pub(super) fn open(
         file: HostFile,
         header: Header,
-        metadata_file: Arc<File>,
+        metadata_file: MetadataFile,
         backing: Vec<Layer>,
         cache_bytes: u64,
     ) -> Result<Self, OpenError> {
         let layout = Layout::of(&header);
         // Bounded by the header's check (32 MiB).
         let l1_bytes = usize::try_from(u64::from(header.l1_entries) * 8).map_err(|_| Errno::FBIG)?;
-        let raw = read_zero_filled(&metadata_file, header.l1_offset, l1_bytes)?;
+        let raw = metadata_file.read(header.l1_offset, l1_bytes)?;
         let l1 = raw.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
         let refcounts = if file.options.read_only {
             None
         } else {
             let file_bytes = file.bytes()?;
             let most = if file.access.layout.kind == Kind::BlockDevice { file_bytes } else { MOST_BYTES };
-            Some(Refcounts::open(Arc::clone(&metadata_file), &header, file_bytes, most)?)
+            Some(Refcounts::open(metadata_file.clone(), &header, file_bytes, most)?)
         };
         let image = Self {
             layout,
@@ -203,7 +188,7 @@ impl Image {
             image.reserve(&mut meta)?;
             if meta.header.autoclear != 0 {
                 // What these bits vouch for (dirty bitmaps, for example) will no longer be true.
-                image.write_metadata(&[0; 8], AUTOCLEAR_AT)?;
+                image.metadata_file.write(&[0; 8], AUTOCLEAR_AT)?;
                 meta.header.autoclear = 0;
             }
             drop(meta);
@@ -253,18 +238,6 @@ impl Image {
             );
         }
         Errno::IO
-    }
-
-    pub(super) fn write_metadata(&self, bytes: &[u8], offset: u64) -> Result<(), Errno> {
-        self.metadata_file.write_all_at(bytes, offset).map_err(|error| errno(&error))
-    }
-
-    /// Makes what was written durable, unless the cache mode says never.
-    pub(super) fn sync(&self) -> Result<(), Errno> {
-        if self.file.options.cache == CacheMode::Unsafe {
-            return Ok(());
-        }
-        rustix::fs::fdatasync(&*self.metadata_file)
     }
 
     /// Place of the L2 table that an L1 entry names; `None` if there is none.
@@ -366,7 +339,7 @@ impl Image {
         };
         let Some(table) = self.table_offset(l1_entry)? else { return Ok(()) };
         let bytes = usize::try_from(self.layout.slice_bytes()).map_err(|_| Errno::FBIG)?;
-        let bytes = read_zero_filled(&self.metadata_file, self.slice_offset(table, number), bytes)?;
+        let bytes = self.metadata_file.read(self.slice_offset(table, number), bytes)?;
         if !self.tables.read().has_room() {
             self.flush_locked(meta)?;
         }
@@ -383,15 +356,15 @@ impl Image {
             Some(table) if meta.refcounts()?.get(table >> self.layout.cluster_bits)? == 1 => Some(table),
             Some(table) => {
                 let bytes = usize::try_from(self.layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
-                let content = read_zero_filled(&self.metadata_file, table, bytes)?;
+                let content = self.metadata_file.read(table, bytes)?;
                 let copy = self.allocate(meta, 1)?.offset;
-                self.write_metadata(&content, copy)?;
+                self.metadata_file.write(&content, copy)?;
                 meta.dropped.push(table >> self.layout.cluster_bits);
                 Some(copy)
             }
             None => {
                 let table = self.allocate(meta, 1)?.offset;
-                meta.refcounts()?.write_zeroes(table, self.layout.cluster_bytes())?;
+                self.metadata_file.write_zeroes(table, self.layout.cluster_bytes())?;
                 Some(table)
             }
         };
@@ -404,7 +377,7 @@ impl Image {
     }
 
     /// Takes up to `clusters` clusters that lie side by side.
-    pub(super) fn allocate(&self, meta: &mut Meta, clusters: u64) -> Result<super::refcount::Run, Errno> {
+    pub(super) fn allocate(&self, meta: &mut Meta, clusters: u64) -> Result<Run, Errno> {
         let table_before = meta.refcounts()?.table_clusters();
         let result = meta.refcounts()?.allocate(clusters);
         if meta.refcounts()?.table_clusters() != table_before {
@@ -476,24 +449,24 @@ impl Image {
         let refcounts = meta.refcounts()?;
         refcounts.write_blocks()?;
         if refcounts.table_is_dirty() {
-            self.sync()?;
+            self.metadata_file.sync()?;
             refcounts.write_table()?;
         }
         let dirty = self.tables.read().dirty();
         if !dirty.is_empty() || !meta.dirty_l1.is_empty() {
-            self.sync()?;
+            self.metadata_file.sync()?;
             for (number, bytes) in dirty {
                 let guest = number * self.layout.slice_covers();
                 let l1_entry = self.tables.read().l1.get(self.layout.l1_index(guest)).copied().unwrap_or(0);
                 let table = self.table_offset(l1_entry)?.ok_or(Errno::IO)?;
-                self.write_metadata(&bytes, self.slice_offset(table, number))?;
+                self.metadata_file.write(&bytes, self.slice_offset(table, number))?;
             }
             for index in &meta.dirty_l1 {
                 let entry = self.tables.read().l1[*index];
-                self.write_metadata(&entry.to_be_bytes(), meta.header.l1_offset + *index as u64 * 8)?;
+                self.metadata_file.write(&entry.to_be_bytes(), meta.header.l1_offset + *index as u64 * 8)?;
             }
         }
-        self.sync()?;
+        self.metadata_file.sync()?;
         meta.refcounts()?.all_clean();
         meta.dirty_l1.clear();
         self.tables.write().all_clean();

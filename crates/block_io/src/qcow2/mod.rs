@@ -19,6 +19,7 @@ mod create;
 mod entry;
 mod header;
 mod image;
+mod metadata_file;
 mod queue;
 mod range_locks;
 mod refcount;

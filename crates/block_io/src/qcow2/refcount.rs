@@ -5,39 +5,18 @@
 //! mapping that relies on them). Owned by the image's metadata lock.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::entry::Layout;
 use super::header::{Header, MOST_REFCOUNT_TABLE_BYTES};
+use super::metadata_file::MetadataFile;
 
 /// Slices of refcount blocks that are kept, 4 KiB each.
 const MOST_SLICES: usize = 256;
 /// Where a refcount block lies, in an entry of the table.
 const BLOCK_OFFSET_MASK: u64 = 0xffff_ffff_ffff_fe00;
-
-pub(super) fn errno(error: &std::io::Error) -> Errno {
-    Errno::from_io_error(error).unwrap_or(Errno::IO)
-}
-
-/// Reads as much as there is; the rest is zeroes, as beyond the end of every image file.
-pub(super) fn read_zero_filled(file: &File, offset: u64, bytes: usize) -> Result<Vec<u8>, Errno> {
-    let mut buffer = vec![0; bytes];
-    let mut done = 0;
-    while done < bytes {
-        match file.read_at(&mut buffer[done..], offset + done as u64) {
-            Ok(0) => break,
-            Ok(more) => done += more,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(errno(&error)),
-        }
-    }
-    Ok(buffer)
-}
 
 #[derive(Debug)]
 struct Slice {
@@ -58,7 +37,7 @@ pub(super) struct Run {
 /// The counts of an image.
 #[derive(Debug)]
 pub(super) struct Refcounts {
-    file: Arc<File>,
+    file: MetadataFile,
     layout: Layout,
     order: u32,
     table: Vec<u64>,
@@ -81,7 +60,7 @@ pub(super) struct Refcounts {
 impl Refcounts {
     /// Reads the table. `file_bytes` is the file's length; `most_bytes` what it may grow to.
     pub(super) fn open(
-        file: Arc<File>,
+        file: MetadataFile,
         header: &Header,
         file_bytes: u64,
         most_bytes: u64,
@@ -90,7 +69,7 @@ impl Refcounts {
         let bytes = u64::from(header.refcount_table_clusters) << header.cluster_bits;
         // Bounded by the header's check (8 MiB).
         let bytes = usize::try_from(bytes).map_err(|_| Errno::FBIG)?;
-        let raw = read_zero_filled(&file, header.refcount_table_offset, bytes)?;
+        let raw = file.read(header.refcount_table_offset, bytes)?;
         let table: Vec<u64> = raw.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect();
         let block_numbers = table.iter().map(|entry| (entry & BLOCK_OFFSET_MASK) >> header.cluster_bits);
         let blocks = block_numbers.filter(|number| *number != 0).collect();
@@ -166,7 +145,7 @@ impl Refcounts {
         let Some(block) = self.block_of(cluster)? else { return Ok(false) };
         let within = (number % self.layout.slices_per_table()) * self.layout.slice_bytes();
         let bytes = usize::try_from(self.layout.slice_bytes()).map_err(|_| Errno::FBIG)?;
-        let bytes = read_zero_filled(&self.file, block + within, bytes)?;
+        let bytes = self.file.read(block + within, bytes)?;
         self.make_room()?;
         self.slices.insert(number, Slice { bytes, dirty: false, last_used: self.clock });
         Ok(true)
@@ -279,7 +258,7 @@ impl Refcounts {
     /// Makes `cluster` the refcount block `index`, which counts itself.
     fn add_block(&mut self, index: usize, cluster: u64) -> Result<(), Errno> {
         let offset = cluster << self.layout.cluster_bits;
-        self.write_zeroes(offset, self.layout.cluster_bytes())?;
+        self.file.write_zeroes(offset, self.layout.cluster_bytes())?;
         self.table[index] = offset;
         self.dirty_table.insert(index);
         self.blocks.insert(cluster);
@@ -320,18 +299,18 @@ impl Refcounts {
                 write_count(&mut bytes, self.order, place, 1)?;
             }
             let offset = (base + block) << self.layout.cluster_bits;
-            self.write(&bytes, offset)?;
+            self.file.write(&bytes, offset)?;
             table[usize::try_from(base / per_block + block).map_err(|_| Errno::FBIG)?] = offset;
             self.blocks.insert(base + block);
         }
         let table_offset = (base + blocks) << self.layout.cluster_bits;
         let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        self.write(&bytes, table_offset)?;
-        rustix::fs::fdatasync(&*self.file)?;
+        self.file.write(&bytes, table_offset)?;
+        self.file.sync()?;
         let mut fields = table_offset.to_be_bytes().to_vec();
         fields.extend(u32::try_from(table_clusters).map_err(|_| Errno::FBIG)?.to_be_bytes());
-        self.write(&fields, REFCOUNT_TABLE_FIELDS_AT)?;
-        rustix::fs::fdatasync(&*self.file)?;
+        self.file.write(&fields, REFCOUNT_TABLE_FIELDS_AT)?;
+        self.file.sync()?;
 
         let old = self.table_clusters();
         self.table = table;
@@ -344,17 +323,13 @@ impl Refcounts {
         Ok(())
     }
 
-    fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Errno> {
-        self.file.write_all_at(bytes, offset).map_err(|error| errno(&error))
-    }
-
     /// Writes the counts that were changed. Call [`Refcounts::all_clean`] once they are on stable storage.
     pub(super) fn write_blocks(&self) -> Result<(), Errno> {
         for (number, slice) in self.slices.iter().filter(|(_, slice)| slice.dirty) {
             let first = number * self.slice_entries();
             let block = self.block_of(first)?.ok_or(Errno::IO)?;
             let within = (number % self.layout.slices_per_table()) * self.layout.slice_bytes();
-            self.write(&slice.bytes, block + within)?;
+            self.file.write(&slice.bytes, block + within)?;
         }
         Ok(())
     }
@@ -383,20 +358,7 @@ impl Refcounts {
     /// Writes the places of new blocks, which must be on stable storage.
     pub(super) fn write_table(&self) -> Result<(), Errno> {
         for index in &self.dirty_table {
-            self.write(&self.table[*index].to_be_bytes(), self.table_offset + *index as u64 * 8)?;
-        }
-        Ok(())
-    }
-
-    /// Overwrites a range of the file with zeroes.
-    pub(super) fn write_zeroes(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
-        const CHUNK: u64 = 64 << 10;
-        let zeroes = vec![0; usize::try_from(bytes.min(CHUNK)).map_err(|_| Errno::FBIG)?];
-        let mut done = 0;
-        while done < bytes {
-            let chunk = (bytes - done).min(CHUNK);
-            self.write(&zeroes[..usize::try_from(chunk).map_err(|_| Errno::FBIG)?], offset + done)?;
-            done += chunk;
+            self.file.write(&self.table[*index].to_be_bytes(), self.table_offset + *index as u64 * 8)?;
         }
         Ok(())
     }

@@ -73,9 +73,9 @@ impl Image {
     fn write_size(&self, bytes: u64) -> Result<(), Errno> {
         let mut meta = self.meta.lock();
         self.flush_locked(&mut meta)?;
-        self.write_metadata(&bytes.to_be_bytes(), SIZE_AT)?;
+        self.metadata_file.write(&bytes.to_be_bytes(), SIZE_AT)?;
         meta.header.size = bytes;
-        self.sync()
+        self.metadata_file.sync()
     }
 
     /// Moves the L1 table to where it has room for a disk of `bytes` bytes.
@@ -94,12 +94,12 @@ impl Image {
         self.flush_locked(meta)?;
         let mut content: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         content.resize(usize::try_from(clusters * cluster_bytes).map_err(|_| Errno::FBIG)?, 0);
-        self.write_metadata(&content, offset)?;
-        self.sync()?;
+        self.metadata_file.write(&content, offset)?;
+        self.metadata_file.sync()?;
         let mut fields = u32::try_from(entries).map_err(|_| Errno::FBIG)?.to_be_bytes().to_vec();
         fields.extend(offset.to_be_bytes());
-        self.write_metadata(&fields, L1_FIELDS_AT)?;
-        self.sync()?;
+        self.metadata_file.write(&fields, L1_FIELDS_AT)?;
+        self.metadata_file.sync()?;
         let old = (meta.header.l1_offset, (old_entries * 8).div_ceil(cluster_bytes));
         meta.header.l1_offset = offset;
         meta.header.l1_entries = u32::try_from(entries).map_err(|_| Errno::FBIG)?;

@@ -558,3 +558,4 @@ fn refcount_tables_grow_with_the_file() {
 }
 
 mod hostile;
+mod power_loss;
