@@ -306,6 +306,8 @@ impl Refcounts {
         let table_offset = (base + blocks) << self.layout.cluster_bits;
         let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         self.file.write(&bytes, table_offset)?;
+        // The new table names blocks that were added since the last flush: what they count, themselves first of all.
+        self.write_blocks()?;
         self.file.sync()?;
         let mut fields = table_offset.to_be_bytes().to_vec();
         fields.extend(u32::try_from(table_clusters).map_err(|_| Errno::FBIG)?.to_be_bytes());

@@ -48,9 +48,12 @@ fn leaks_at_worst(parameters: &Qcow2Parameters, snapshot: bool) {
             driver.run(BlockOperation::Flush).unwrap();
             let events = disk.image.metadata_file.take_journal();
             drop((driver, disk));
+            // Just before a sync, everything that it was to make durable is at stake.
+            let is_sync = |number: &usize| events[*number] == Event::Sync;
+            let syncs: Vec<usize> = (0..events.len()).filter(is_sync).chain([events.len()]).collect();
             let length = std::fs::metadata(&path).unwrap().len();
             for (moment, chance) in moments {
-                let mut image = after_failure(&start, &events, moment.index(events.len() + 1), chance);
+                let mut image = after_failure(&start, &events, *moment.get(&syncs), chance);
                 let found = directory.path().join("found.qcow2");
                 // Guest data is not in the journal: without it, the file would end too soon.
                 image.resize(image.len().max(length as usize), 0);
