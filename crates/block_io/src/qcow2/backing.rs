@@ -24,7 +24,7 @@ fn refuse(path: &Path, operation: &str, advice: impl Into<String>) -> BlockError
     error(path, operation, std::io::Error::new(std::io::ErrorKind::InvalidInput, advice.into()))
 }
 
-fn open_error(path: &Path, source: OpenError) -> BlockError {
+pub(super) fn open_error(path: &Path, source: OpenError) -> BlockError {
     let source = match source {
         OpenError::Io(source) => source,
         OpenError::Errno(errno) => errno.into(),

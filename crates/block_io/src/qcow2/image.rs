@@ -121,14 +121,6 @@ pub(super) fn read_header(file: &HostFile) -> Result<(Header, MetadataFile), Ope
     if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
         return Err(FormatError::Features("external data file".to_owned()).into());
     }
-    if !file.options.read_only {
-        if header.incompatible & INCOMPATIBLE_CORRUPT != 0 {
-            return Err(FormatError::NeedsRepair("corrupt").into());
-        }
-        if header.incompatible & INCOMPATIBLE_DIRTY != 0 {
-            return Err(FormatError::NeedsRepair("dirty (its refcounts may be wrong)").into());
-        }
-    }
     let unit = u64::from(file.access.layout.geometry.logical_block_bytes);
     if Layout::of(&header).subcluster_bytes() < unit {
         let rule = format!("at least {unit} bytes for direct I/O here (use cache mode writeback)");
@@ -137,6 +129,17 @@ pub(super) fn read_header(file: &HostFile) -> Result<(Header, MetadataFile), Ope
         );
     }
     Ok((header, metadata_file))
+}
+
+/// Refuses to write to an image whose counts may be wrong.
+fn refuse_unsound(header: &Header) -> Result<(), FormatError> {
+    if header.incompatible & INCOMPATIBLE_CORRUPT != 0 {
+        return Err(FormatError::NeedsRepair("corrupt"));
+    }
+    if header.incompatible & INCOMPATIBLE_DIRTY != 0 {
+        return Err(FormatError::NeedsRepair("dirty (its refcounts may be wrong)"));
+    }
+    Ok(())
 }
 
 impl Image {
@@ -156,6 +159,7 @@ impl Image {
         let refcounts = if file.options.read_only {
             None
         } else {
+            refuse_unsound(&header)?;
             let file_bytes = file.bytes()?;
             let most = if file.access.layout.kind == Kind::BlockDevice { file_bytes } else { MOST_BYTES };
             Some(Refcounts::open(metadata_file.clone(), &header, file_bytes, most)?)

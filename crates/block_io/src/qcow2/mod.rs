@@ -14,6 +14,7 @@
 
 mod backing;
 mod chain;
+mod check;
 mod compressed;
 mod create;
 mod entry;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+pub use self::check::{CheckReport, Repair};
 pub use self::create::{BackingName, Qcow2Parameters};
 pub use self::header::{Compression, FormatError};
 use self::image::Image;
@@ -88,6 +90,12 @@ impl Qcow2Disk {
     /// Makes a new image at `path`, where no file may be yet.
     pub fn create(path: &Path, parameters: &Qcow2Parameters) -> Result<(), BlockError> {
         create::create(path, parameters)
+    }
+
+    /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.
+    /// Backing files are not looked at.
+    pub fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
+        check::check(path, repair)
     }
 
     /// Opens the image at `path` and its backing chain.

@@ -202,6 +202,34 @@ impl Refcounts {
         Ok(count)
     }
 
+    /// Places of the refcount blocks, as the table has them.
+    pub(super) fn block_offsets(&self) -> impl Iterator<Item = u64> {
+        self.table.iter().map(|entry| entry & BLOCK_OFFSET_MASK).filter(|offset| *offset != 0)
+    }
+
+    /// Sets a count that was found to be wrong. A block that is missing is made of clusters from `beyond` on, which nobody
+    /// uses.
+    pub(super) fn correct(&mut self, cluster: u64, count: u64, beyond: u64) -> Result<(), Errno> {
+        if self.block_of(cluster)?.is_none() {
+            self.first_free = self.first_free.max(beyond);
+            let index = usize::try_from(cluster / self.block_entries()).map_err(|_| Errno::FBIG)?;
+            if index >= self.table.len() {
+                self.grow_table(index)?;
+            }
+            if self.block_of(cluster)?.is_none() {
+                let block = self.find_free()?;
+                self.file.write_zeroes(block << self.layout.cluster_bits, self.layout.cluster_bytes())?;
+                self.set(block, 1)?;
+                self.first_free = block + 1;
+                self.end = self.end.max(block + 1);
+                self.table[index] = block << self.layout.cluster_bits;
+                self.dirty_table.insert(index);
+                self.blocks.insert(block);
+            }
+        }
+        self.set(cluster, count)
+    }
+
     /// Takes up to `most` free clusters that lie side by side, at least one.
     pub(super) fn allocate(&mut self, most: u64) -> Result<Run, Errno> {
         let first = self.find_free()?;

@@ -557,5 +557,6 @@ fn refcount_tables_grow_with_the_file() {
     }
 }
 
+mod checking;
 mod hostile;
 mod power_loss;
