@@ -11,10 +11,11 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK};
-use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY, MOST_L1_BYTES};
+use super::header::{FormatError, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY};
 use super::image::read_header;
 use super::metadata_file::MetadataFile;
 use super::refcount::Refcounts;
+use super::snapshots;
 use crate::backend::BlockError;
 use crate::file::{HostFile, Kind, RawOptions, error};
 
@@ -24,9 +25,6 @@ const MOST_CLUSTERS: u64 = 1 << 29;
 const MOST_DESCRIBED: usize = 20;
 /// Place of `incompatible_features` in the header.
 const INCOMPATIBLE_AT: u64 = 72;
-/// Longest table of snapshots, bytes: stops an image from making us read for hours.
-const MOST_SNAPSHOT_TABLE_BYTES: u64 = 64 << 20;
-
 /// What a check may change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Repair {
@@ -85,6 +83,10 @@ pub(super) fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockErr
     let fail = |source| error(path, "cannot check the qcow2 image", source);
     let (header, metadata_file) =
         read_header(&file).map_err(|source| super::backing::open_error(path, source))?;
+    if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
+        let source = FormatError::Features("external data file".to_owned());
+        return Err(fail(std::io::Error::new(std::io::ErrorKind::Unsupported, source)));
+    }
     let bytes = file.bytes().map_err(fail)?;
     let most_bytes = if file.access.layout.kind == Kind::BlockDevice { bytes } else { u64::MAX };
     let clusters = bytes.div_ceil(header.cluster_bytes());
@@ -209,30 +211,20 @@ impl Checker<'_> {
 
     /// Counts the table of snapshots. Returns the L1 tables that it names.
     fn snapshot_tables(&mut self) -> Result<Vec<(u64, u32)>, Errno> {
-        let mut tables = Vec::new();
-        let start = self.header.snapshots_offset;
-        let mut at = start;
-        for number in 0..self.header.snapshots {
-            let entry = self.file.read(at, 40)?;
-            let field =
-                |at: usize, bytes: usize| entry[at..at + bytes].iter().fold(0, |n, b| n << 8 | u64::from(*b));
-            let (l1_offset, l1_entries) = (field(0, 8), field(8, 4));
-            let rest = field(12, 2) + field(14, 2) + field(36, 4);
-            let placed = l1_offset.is_multiple_of(self.layout.cluster_bytes());
-            if !placed || l1_entries * 8 > MOST_L1_BYTES || l1_offset >= 1 << 56 {
-                self.report.corrupt(format!("snapshot {number} has its L1 table at {l1_offset:#x}"));
-            } else if l1_entries > 0 {
-                tables.push((l1_offset, u32::try_from(l1_entries).map_err(|_| Errno::FBIG)?));
+        match snapshots::read(self.file, self.header)? {
+            Err(problem) => {
+                self.report.corrupt(problem);
+                Ok(Vec::new())
             }
-            at += (40 + rest).next_multiple_of(8);
-            if at - start > MOST_SNAPSHOT_TABLE_BYTES {
-                self.report
-                    .corrupt(format!("the snapshot table is longer than {MOST_SNAPSHOT_TABLE_BYTES} bytes"));
-                break;
+            Ok((snapshots, bytes)) => {
+                self.used("the snapshot table", self.header.snapshots_offset, bytes, 1);
+                Ok(snapshots
+                    .into_iter()
+                    .map(|snapshot| snapshot.l1)
+                    .filter(|(_, entries)| *entries > 0)
+                    .collect())
             }
         }
-        self.used("the snapshot table", start, at - start, 1);
-        Ok(tables)
     }
 
     /// Compares every count with the uses, and puts right what it may.

@@ -118,9 +118,6 @@ pub(super) enum OpenError {
 pub(super) fn read_header(file: &HostFile) -> Result<(Header, MetadataFile), OpenError> {
     let metadata_file = MetadataFile::of(file)?;
     let header = Header::parse(&metadata_file.read(0, HEADER_BYTES)?)?;
-    if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
-        return Err(FormatError::Features("external data file".to_owned()).into());
-    }
     let unit = u64::from(file.access.layout.geometry.logical_block_bytes);
     if Layout::of(&header).subcluster_bytes() < unit {
         let rule = format!("at least {unit} bytes for direct I/O here (use cache mode writeback)");
@@ -151,6 +148,9 @@ impl Image {
         backing: Vec<Layer>,
         cache_bytes: u64,
     ) -> Result<Self, OpenError> {
+        if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
+            return Err(FormatError::Features("external data file".to_owned()).into());
+        }
         let layout = Layout::of(&header);
         // Bounded by the header's check (32 MiB).
         let l1_bytes = usize::try_from(u64::from(header.l1_entries) * 8).map_err(|_| Errno::FBIG)?;

@@ -20,11 +20,13 @@ mod create;
 mod entry;
 mod header;
 mod image;
+mod info;
 mod metadata_file;
 mod queue;
 mod range_locks;
 mod refcount;
 mod resize;
+mod snapshots;
 mod tables;
 mod write;
 
@@ -39,9 +41,11 @@ pub use self::check::{CheckReport, Repair};
 pub use self::create::{BackingName, Qcow2Parameters};
 pub use self::header::{Compression, FormatError};
 use self::image::Image;
+pub use self::info::Qcow2Info;
 use self::queue::Qcow2Queue;
+pub use self::snapshots::Snapshot;
 use crate::backend::{BlockBackend, BlockError, BlockGeometry, BlockQueue};
-use crate::file::{HostFile, RawOptions, error};
+use crate::file::{HostFile, Locking, RawOptions, error};
 
 /// Default of [`Qcow2Options::metadata_cache_bytes`]: maps 64 GiB with clusters of 64 KiB.
 const METADATA_CACHE_BYTES: u64 = 8 << 20;
@@ -90,6 +94,13 @@ impl Qcow2Disk {
     /// Makes a new image at `path`, where no file may be yet.
     pub fn create(path: &Path, parameters: &Qcow2Parameters) -> Result<(), BlockError> {
         create::create(path, parameters)
+    }
+
+    /// What the image at `path` says about itself. Opens nothing else, needs no lock, and so works on a disk in use.
+    pub fn info(path: &Path) -> Result<Qcow2Info, BlockError> {
+        let options = RawOptions { read_only: true, locking: Locking::Shared, ..RawOptions::default() };
+        let file = HostFile::open(path, &options)?;
+        info::read(&file).map_err(|source| backing::open_error(path, source))
     }
 
     /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.

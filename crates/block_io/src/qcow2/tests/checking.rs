@@ -1,4 +1,4 @@
-//! Checks and repairs, compared with what qemu-img finds.
+//! Checks, repairs and information, compared with what qemu-img finds and says.
 
 use super::*;
 
@@ -128,4 +128,63 @@ fn an_image_whose_tables_are_damaged_is_not_repaired() {
         assert!(report.corruptions > 0 && report.repaired == 0, "{report:?}");
         assert!(std::fs::read(&path).unwrap() == image, "it was written to");
     }
+}
+
+#[test]
+fn an_image_is_described_without_opening_what_it_names() {
+    let directory = directory();
+    let path = directory.path().join("disk.qcow2");
+    let backing = Some(BackingName { name: "/nowhere/base.raw".to_owned(), format: "raw".to_owned() });
+    let parameters = Qcow2Parameters {
+        backing,
+        cluster_bytes: 16384,
+        refcount_bits: 8,
+        extended_l2: true,
+        compression: Compression::Zstd,
+        ..Qcow2Parameters::new(5 * MIB)
+    };
+    Qcow2Disk::create(&path, &parameters).unwrap();
+    let info = Qcow2Disk::info(&path).unwrap();
+    assert_eq!((info.version, info.virtual_bytes, info.cluster_bytes), (3, 5 * MIB, 16384));
+    assert_eq!((info.refcount_bits, info.extended_l2, info.compression), (8, true, Compression::Zstd));
+    assert_eq!(info.backing.as_deref(), Some("/nowhere/base.raw"));
+    assert_eq!(info.backing_format.as_deref(), Some("raw"));
+    assert!(!info.dirty && !info.corrupt && !info.lazy_refcounts && info.data_file.is_none());
+    assert!(info.allocated_bytes > 0 && info.snapshots.is_empty());
+}
+
+#[test]
+fn a_disk_in_use_and_its_snapshots_are_described() {
+    if !has_qemu() {
+        return;
+    }
+    let directory = directory();
+    let path = directory.path().join("disk.qcow2");
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", text(&path), "7M"]);
+    for name in ["one", "a snapshot with spaces"] {
+        run("qemu-img", &["snapshot", "-c", name, text(&path)]);
+    }
+    let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap();
+    let info = Qcow2Disk::info(&path).unwrap();
+    assert!(info.lazy_refcounts);
+    let described: Vec<_> = info.snapshots.iter().map(|one| (one.id.as_str(), one.name.as_str())).collect();
+    assert_eq!(described, [("1", "one"), ("2", "a snapshot with spaces")]);
+    assert!(info.snapshots.iter().all(|one| one.disk_bytes == Some(7 * MIB) && one.vm_state_bytes == 0));
+    assert!(info.snapshots.iter().all(|one| one.taken_seconds > 1_500_000_000));
+    drop(disk);
+}
+
+#[test]
+fn an_image_with_an_external_data_file_is_described_and_not_opened() {
+    if !has_qemu() {
+        return;
+    }
+    let directory = directory();
+    let (path, data) = (directory.path().join("disk.qcow2"), directory.path().join("data.raw"));
+    let options = format!("data_file={}", text(&data));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, text(&path), "7M"]);
+    assert_eq!(Qcow2Disk::info(&path).unwrap().data_file.as_deref(), Some(text(&data)));
+    let refusal = Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap_err().to_string();
+    assert!(refusal.contains("external data file"), "{refusal}");
+    assert!(Qcow2Disk::check(&path, Repair::Nothing).unwrap_err().to_string().contains("external data file"));
 }
