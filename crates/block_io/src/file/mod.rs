@@ -92,6 +92,11 @@ impl HostFile {
         }
         let fd = rustix::fs::open(path, flags, Mode::empty())
             .map_err(|errno| error(path, purpose, advice_for_open(path, errno, options)))?;
+        Self::opened(path, fd, options)
+    }
+
+    /// Takes a file that was opened for this disk alone: its lock ends with the disk.
+    pub(crate) fn opened(path: &Path, fd: OwnedFd, options: &RawOptions) -> Result<Self, BlockError> {
         let mut file = Self::adopt(path, fd, options)?;
         if options.locking == Locking::Enforced {
             file.held_lock = Some(lock::HeldLock(Arc::clone(&file.access.file)));

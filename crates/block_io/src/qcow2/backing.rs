@@ -1,7 +1,7 @@
 //! Opening an image with everything below it.
 //!
-//! A backing file is named by the image, so by whoever made it: it is opened only if the caller allows the directory where
-//! it really lies, only if its format is written down (probing would let a guest choose it), and never through a protocol
+//! A backing file, or an external data file, is named by the image, so by whoever made it: it is opened only if the caller allows the directory where
+//! it really lies, only if a backing file's format is written down (probing would let a guest choose it), and never through a protocol
 //! name. Stops images that want to show a guest the host's files.
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::chain::Layer;
-use super::header::Header;
+use super::header::{Header, INCOMPATIBLE_DATA_FILE};
 use super::image::{Image, OpenError, read_header};
 use super::{BackingAccess, Qcow2Options};
 use crate::backend::BlockError;
@@ -37,15 +37,50 @@ pub(super) fn open_error(path: &Path, source: OpenError) -> BlockError {
 pub(super) fn open_chain(file: HostFile, options: &Qcow2Options) -> Result<Image, BlockError> {
     let path = file.path.clone();
     let (header, metadata_file) = read_header(&file).map_err(|source| open_error(&path, source))?;
-    let backing = open_backing(&file, &header, options)?;
-    Image::open(file, header, metadata_file, backing, options.metadata_cache_bytes)
+    let mut seen = vec![identity(&file)?];
+    let external = open_external(&file, &header, options, options.file.read_only, &mut seen)?;
+    let backing = open_backing(&file, &header, options, &mut seen)?;
+    Image::open(file, header, metadata_file, external, backing, options.metadata_cache_bytes)
         .map_err(|source| open_error(&path, source))
 }
 
+/// Opens an image's external data file, if it has one.
+fn open_external(
+    image: &HostFile,
+    header: &Header,
+    options: &Qcow2Options,
+    read_only: bool,
+    seen: &mut Vec<(u64, u64)>,
+) -> Result<Option<HostFile>, BlockError> {
+    if header.incompatible & INCOMPATIBLE_DATA_FILE == 0 {
+        return Ok(None);
+    }
+    let Some(name) = &header.data_file else {
+        return Err(refuse(
+            &image.path,
+            "cannot open its external data file",
+            "the image does not say which",
+        ));
+    };
+    let operation = format!("cannot open its external data file {name:?}");
+    let path = resolve(&image.path, name).map_err(|advice| refuse(&image.path, &operation, advice))?;
+    let file = open_allowed(&image.path, &operation, &path, options, read_only)?;
+    let this = identity(&file)?;
+    if seen.contains(&this) {
+        return Err(refuse(&image.path, &operation, "it is part of the chain already"));
+    }
+    seen.push(this);
+    Ok(Some(file))
+}
+
 /// Opens what is below an image, nearest first.
-fn open_backing(top: &HostFile, header: &Header, options: &Qcow2Options) -> Result<Vec<Layer>, BlockError> {
+fn open_backing(
+    top: &HostFile,
+    header: &Header,
+    options: &Qcow2Options,
+    seen: &mut Vec<(u64, u64)>,
+) -> Result<Vec<Layer>, BlockError> {
     let mut layers = Vec::new();
-    let mut seen = vec![identity(top)?];
     let mut above = top.path.clone();
     let mut next = header.backing.clone().map(|name| (name, header.backing_format.clone()));
     while let Some((name, format)) = next.take() {
@@ -54,7 +89,7 @@ fn open_backing(top: &HostFile, header: &Header, options: &Qcow2Options) -> Resu
             return Err(refuse(&above, &operation, format!("the chain is longer than {MOST_LAYERS} files")));
         }
         let path = resolve(&above, &name).map_err(|advice| refuse(&above, &operation, advice))?;
-        let file = open_allowed(&above, &operation, &path, options)?;
+        let file = open_allowed(&above, &operation, &path, options, true)?;
         let this = identity(&file)?;
         if seen.contains(&this) {
             return Err(refuse(&above, &operation, "the chain is a loop: it contains this file already"));
@@ -69,9 +104,10 @@ fn open_backing(top: &HostFile, header: &Header, options: &Qcow2Options) -> Resu
                 let (header, metadata_file) =
                     read_header(&file).map_err(|source| open_error(&path, source))?;
                 next = header.backing.clone().map(|name| (name, header.backing_format.clone()));
-                let image =
-                    Image::open(file, header, metadata_file, Vec::new(), options.metadata_cache_bytes)
-                        .map_err(|source| open_error(&path, source))?;
+                let external = open_external(&file, &header, options, true, seen)?;
+                let cache_bytes = options.metadata_cache_bytes;
+                let image = Image::open(file, header, metadata_file, external, Vec::new(), cache_bytes)
+                    .map_err(|source| open_error(&path, source))?;
                 layers.push(Layer::Qcow2(Box::new(image)));
             }
             Some(other) => {
@@ -111,16 +147,17 @@ fn resolve(image: &Path, name: &str) -> Result<PathBuf, String> {
     Ok(directory.join(name))
 }
 
-/// Opens a file for reading if it lies in an allowed directory. The check is made on the file that was opened, so that no
+/// Opens a file if it lies in an allowed directory. The check is made on the file that was opened, so that no
 /// change of a symbolic link gets in between; nothing is opened for I/O before the check.
 fn open_allowed(
     above: &Path,
     operation: &str,
     path: &Path,
     options: &Qcow2Options,
+    read_only: bool,
 ) -> Result<HostFile, BlockError> {
     let BackingAccess::Within(directories) = &options.backing else {
-        return Err(refuse(above, operation, "backing files are not allowed here"));
+        return Err(refuse(above, operation, "other files are not allowed here"));
     };
     let fail = |source| error(above, operation, source);
     let handle =
@@ -139,9 +176,9 @@ fn open_allowed(
     if !kind.is_file() && !std::os::unix::fs::FileTypeExt::is_block_device(&kind) {
         return Err(refuse(above, operation, "it is neither a file nor a block device"));
     }
-    let file = File::open(&by_handle).map_err(fail)?;
-    let file_options = RawOptions { read_only: true, ..options.file };
-    HostFile::adopt(path, OwnedFd::from(file), &file_options)
+    let file = File::options().read(true).write(!read_only).open(&by_handle).map_err(fail)?;
+    let file_options = RawOptions { read_only, ..options.file };
+    HostFile::opened(path, OwnedFd::from(file), &file_options)
 }
 
 #[cfg(test)]

@@ -16,10 +16,11 @@ pub(super) enum Layer {
 }
 
 impl Layer {
+    /// The file that its data is in.
     pub(super) fn file(&self) -> &HostFile {
         match self {
             Self::Raw { file, .. } => file,
-            Self::Qcow2(image) => &image.file,
+            Self::Qcow2(image) => image.data(),
         }
     }
 
@@ -53,7 +54,7 @@ pub(super) enum Extent {
 impl Image {
     /// The files of the chain in the order of its layers.
     pub(super) fn targets(&self) -> Vec<Target> {
-        std::iter::once(self.file.target())
+        std::iter::once(self.data().target())
             .chain(self.backing.iter().map(|layer| layer.file().target()))
             .collect()
     }
@@ -61,7 +62,7 @@ impl Image {
     fn access(&self, layer: usize) -> &Access {
         match layer.checked_sub(1).and_then(|below| self.backing.get(below)) {
             Some(layer) => &layer.file().access,
-            None => &self.file.access,
+            None => &self.data().access,
         }
     }
 

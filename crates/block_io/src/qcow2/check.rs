@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK};
-use super::header::{FormatError, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY};
+use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY};
 use super::image::read_header;
 use super::metadata_file::MetadataFile;
 use super::refcount::Refcounts;
@@ -83,10 +83,6 @@ pub(super) fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockErr
     let fail = |source| error(path, "cannot check the qcow2 image", source);
     let (header, metadata_file) =
         read_header(&file).map_err(|source| super::backing::open_error(path, source))?;
-    if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
-        let source = FormatError::Features("external data file".to_owned());
-        return Err(fail(std::io::Error::new(std::io::ErrorKind::Unsupported, source)));
-    }
     let bytes = file.bytes().map_err(fail)?;
     let most_bytes = if file.access.layout.kind == Kind::BlockDevice { bytes } else { u64::MAX };
     let clusters = bytes.div_ceil(header.cluster_bytes());
@@ -199,6 +195,8 @@ impl Checker<'_> {
                 Ok(_) if bad => {
                     self.report.corrupt(format!("an L2 entry contradicts itself: {:#x}", entry.bitmap));
                 }
+                // An external file's clusters are not counted.
+                Ok(_) if layout.external => {}
                 Ok(Some(host)) => self.used("a cluster", host, layout.cluster_bytes(), times),
                 Ok(None) => {}
                 Err(_) => {
@@ -298,6 +296,7 @@ impl Checker<'_> {
             for word in raw.as_chunks::<8>().0.iter().step_by(layout.entry_words()) {
                 let entry = Entry { descriptor: u64::from_be_bytes(*word), bitmap: 0 };
                 if let Ok(Some(host)) = entry.host(layout)
+                    && !layout.external
                     && entry.is_copied()
                     && refcounts.get(host >> layout.cluster_bits)? != 1
                 {

@@ -5,7 +5,7 @@
 
 use rustix::io::Errno;
 
-use super::header::Header;
+use super::header::{Header, INCOMPATIBLE_DATA_FILE};
 
 /// Refcount is exactly one: the cluster may be written in place.
 pub(super) const COPIED: u64 = 1 << 63;
@@ -26,6 +26,8 @@ pub(super) struct Layout {
     pub(super) extended: bool,
     /// Whether entries may say "zeroes" (version 3).
     pub(super) has_zero_clusters: bool,
+    /// Whether guest data is in a file of its own, each cluster at the offset that it has for the guest.
+    pub(super) external: bool,
 }
 
 impl Layout {
@@ -34,6 +36,7 @@ impl Layout {
             cluster_bits: header.cluster_bits,
             extended: header.extended_l2(),
             has_zero_clusters: header.version >= 3,
+            external: header.incompatible & INCOMPATIBLE_DATA_FILE != 0,
         }
     }
 
@@ -161,7 +164,8 @@ impl Entry {
             return Ok(None);
         }
         let host = self.descriptor & OFFSET_MASK;
-        if host == 0 {
+        // In an external file, the first cluster lies at offset 0; the flag tells that it is there.
+        if host == 0 && !(layout.external && self.descriptor & COPIED != 0) {
             return Ok(None);
         }
         if layout.cluster_start(host) == host { Ok(Some(host)) } else { Err(Errno::IO) }
@@ -229,15 +233,17 @@ impl Entry {
 mod tests {
     use super::*;
 
-    const STANDARD: Layout = Layout { cluster_bits: 16, extended: false, has_zero_clusters: true };
-    const EXTENDED: Layout = Layout { cluster_bits: 16, extended: true, has_zero_clusters: true };
+    const STANDARD: Layout =
+        Layout { cluster_bits: 16, extended: false, has_zero_clusters: true, external: false };
+    const EXTENDED: Layout =
+        Layout { cluster_bits: 16, extended: true, has_zero_clusters: true, external: false };
 
     #[test]
     fn sizes_follow_from_the_cluster_size() {
         assert_eq!(STANDARD.table_covers(), 512 << 20);
         assert_eq!(STANDARD.slice_covers(), 32 << 20);
         assert_eq!(EXTENDED.table_covers(), 256 << 20);
-        let small = Layout { cluster_bits: 9, extended: false, has_zero_clusters: true };
+        let small = Layout { cluster_bits: 9, extended: false, has_zero_clusters: true, external: false };
         assert_eq!((small.slices_per_table(), small.table_covers()), (1, 32 << 10));
         assert_eq!(STANDARD.entry_in_slice(33 << 20), 16);
         assert_eq!(STANDARD.l1_index(513 << 20), 1);

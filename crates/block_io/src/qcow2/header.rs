@@ -203,6 +203,12 @@ impl Header {
                 "raw external data without an external data file",
             );
         }
+        if header.autoclear & AUTOCLEAR_RAW_DATA_FILE != 0 && header.backing.is_some() {
+            return bad("autoclear_features", header.autoclear, "raw external data with a backing file");
+        }
+        if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 && header.snapshots > 0 {
+            return bad("nb_snapshots", header.snapshots, "an external data file allows none");
+        }
         Ok(header)
     }
 

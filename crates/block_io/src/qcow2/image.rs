@@ -21,14 +21,14 @@ use super::chain::Layer;
 use super::compressed::Decompressed;
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK, State};
 use super::header::{
-    Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE,
+    AUTOCLEAR_RAW_DATA_FILE, Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT,
     INCOMPATIBLE_DIRTY,
 };
 use super::metadata_file::MetadataFile;
 use super::range_locks::{Epochs, RangeLocks};
 use super::refcount::{Refcounts, Run};
 use super::tables::{Slice, Tables};
-use crate::file::{HostFile, Kind};
+use crate::file::{CacheMode, HostFile, Kind};
 
 /// Largest offset in an image: 56 bits.
 const MOST_BYTES: u64 = 1 << 56;
@@ -84,8 +84,11 @@ impl Meta {
 pub(super) struct Image {
     pub(super) layout: Layout,
     pub(super) compression: Compression,
-    /// Guest data goes through this.
     pub(super) file: HostFile,
+    /// Where guest data is, if not in `file`.
+    external: Option<HostFile>,
+    /// Whether the external file is to be readable as a raw image at any time.
+    pub(super) external_raw: bool,
     /// The same file through the page cache, which metadata and its odd sizes need.
     pub(super) metadata_file: MetadataFile,
     pub(super) capacity: AtomicU64,
@@ -145,12 +148,10 @@ impl Image {
         file: HostFile,
         header: Header,
         metadata_file: MetadataFile,
+        external: Option<HostFile>,
         backing: Vec<Layer>,
         cache_bytes: u64,
     ) -> Result<Self, OpenError> {
-        if header.incompatible & INCOMPATIBLE_DATA_FILE != 0 {
-            return Err(FormatError::Features("external data file".to_owned()).into());
-        }
         let layout = Layout::of(&header);
         // Bounded by the header's check (32 MiB).
         let l1_bytes = usize::try_from(u64::from(header.l1_entries) * 8).map_err(|_| Errno::FBIG)?;
@@ -168,6 +169,8 @@ impl Image {
             layout,
             compression: header.compression,
             file,
+            external,
+            external_raw: header.autoclear & AUTOCLEAR_RAW_DATA_FILE != 0,
             metadata_file,
             capacity: AtomicU64::new(header.size),
             tables: RwLock::new(Tables::new(layout, l1, cache_bytes)),
@@ -190,10 +193,11 @@ impl Image {
         if !image.file.options.read_only {
             let mut meta = image.meta.lock();
             image.reserve(&mut meta)?;
-            if meta.header.autoclear != 0 {
-                // What these bits vouch for (dirty bitmaps, for example) will no longer be true.
-                image.metadata_file.write(&[0; 8], AUTOCLEAR_AT)?;
-                meta.header.autoclear = 0;
+            let kept = meta.header.autoclear & AUTOCLEAR_RAW_DATA_FILE;
+            if meta.header.autoclear != kept {
+                // What the other bits vouch for (dirty bitmaps, for example) will no longer be true.
+                image.metadata_file.write(&kept.to_be_bytes(), AUTOCLEAR_AT)?;
+                meta.header.autoclear = kept;
             }
             drop(meta);
         }
@@ -222,6 +226,21 @@ impl Image {
     pub(super) fn is_reserved(&self, host: u64) -> bool {
         let cluster = host >> self.layout.cluster_bits;
         self.reserved.read().iter().any(|range| range.contains(&cluster))
+    }
+
+    /// The file that guest data is in.
+    pub(super) fn data(&self) -> &HostFile {
+        self.external.as_ref().unwrap_or(&self.file)
+    }
+
+    /// Whether a cluster that an L2 entry names holds metadata instead of data.
+    pub(super) fn is_metadata(&self, host: u64) -> bool {
+        self.external.is_none() && self.is_reserved(host)
+    }
+
+    /// Whether an L2 entry must not name this place for a guest's cluster.
+    pub(super) fn is_misplaced(&self, guest: u64, host: u64) -> bool {
+        self.external.is_some() && host != self.layout.cluster_start(guest)
     }
 
     pub(super) fn capacity(&self) -> u64 {
@@ -320,12 +339,16 @@ impl Image {
         Ok(match entry.state(layout, layout.subcluster_of(guest)).map_err(corrupt)? {
             State::Unallocated => Found::Unallocated,
             State::Zero => Found::Zero,
+            State::Compressed if layout.external => return Err(corrupt(Errno::IO)),
             State::Compressed => Found::Compressed(entry),
             State::Data => {
                 let cluster = entry.host(layout).map_err(corrupt)?.ok_or(Errno::IO)?;
+                if self.is_misplaced(guest, cluster) {
+                    return Err(corrupt(Errno::IO));
+                }
                 Found::Data {
                     host: cluster + (guest & (layout.cluster_bytes() - 1)),
-                    writable: entry.is_copied() && !self.is_reserved(cluster),
+                    writable: entry.is_copied() && !self.is_metadata(cluster),
                 }
             }
         })
@@ -415,7 +438,14 @@ impl Image {
             return Err(Errno::IO);
         }
         self.unflushed.store(true, Ordering::Release);
-        if old.is_compressed() {
+        if let Some(external) = &self.external {
+            // Its clusters are not counted: each has a place of its own. Saves space only.
+            if let (Some(host), None) = (old.host(self.layout)?, entry.host(self.layout)?)
+                && !self.is_misplaced(guest, host)
+            {
+                let _ = external.access.discard(host, self.layout.cluster_bytes());
+            }
+        } else if old.is_compressed() {
             let range = old.compressed(self.layout);
             let last = (range.offset + range.bytes - 1) >> self.layout.cluster_bits;
             meta.dropped.extend(range.offset >> self.layout.cluster_bits..=last);
@@ -450,6 +480,11 @@ impl Image {
 
     /// See the module's documentation for the order.
     pub(super) fn flush_locked(&self, meta: &mut Meta) -> Result<(), Errno> {
+        if let Some(external) = &self.external
+            && external.options.cache != CacheMode::Unsafe
+        {
+            rustix::fs::fdatasync(&*external.access.file)?;
+        }
         let refcounts = meta.refcounts()?;
         refcounts.write_blocks()?;
         if refcounts.table_is_dirty() {

@@ -10,7 +10,7 @@
 //! io_uring, also through the backing chain; everything else runs on a queue's threads (`write`, `chain`). `image` tells in
 //! which order changes reach the disk.
 //!
-//! Not supported and refused: encryption, external data files, writing to images that are marked dirty or corrupt.
+//! Not supported and refused: encryption, writing to images that are marked dirty or corrupt.
 
 mod backing;
 mod chain;
@@ -50,10 +50,10 @@ use crate::file::{HostFile, Locking, RawOptions, error};
 /// Default of [`Qcow2Options::metadata_cache_bytes`]: maps 64 GiB with clusters of 64 KiB.
 const METADATA_CACHE_BYTES: u64 = 8 << 20;
 
-/// Which backing files may be opened.
+/// Which backing files and external data files may be opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum BackingAccess {
-    /// None: an image that names one is refused.
+    /// None: an image that needs one is refused.
     #[default]
     Refused,
     /// Those that really lie (symbolic links resolved) below one of these directories.
@@ -124,13 +124,14 @@ impl Qcow2Disk {
         let image = backing::open_chain(file, options)?;
         let blocks =
             image.backing.iter().map(|layer| layer.file().access.layout.geometry.logical_block_bytes);
-        let logical = blocks.fold(image.file.access.layout.geometry.logical_block_bytes, u32::max);
+        let own = [&image.file, image.data()].map(|file| file.access.layout.geometry.logical_block_bytes);
+        let logical = blocks.chain(own).fold(0, u32::max);
         // At most 2 MiB.
         let cluster = u32::try_from(image.layout.cluster_bytes()).unwrap_or(u32::MAX);
         let unit = u32::try_from(image.layout.subcluster_bytes()).unwrap_or(u32::MAX);
         if unit < logical || !image.capacity().is_multiple_of(u64::from(logical)) {
             let advice =
-                format!("its backing file needs blocks of {logical} bytes: use cache mode writeback");
+                format!("another of its files needs blocks of {logical} bytes: use cache mode writeback");
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, advice);
             return Err(error(&path, "cannot open the qcow2 image", source));
         }

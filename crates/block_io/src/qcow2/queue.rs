@@ -98,7 +98,7 @@ impl Qcow2Queue {
 
     /// Whether memory has to be bounced, which only threads do.
     fn is_misaligned(&self, segments: &[Segment]) -> bool {
-        self.image.file.access.needs_bounce(segments)
+        self.image.data().access.needs_bounce(segments)
             || self.image.backing.iter().any(|layer| layer.file().access.needs_bounce(segments))
     }
 

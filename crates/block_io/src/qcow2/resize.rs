@@ -71,6 +71,9 @@ impl Image {
     }
 
     fn write_size(&self, bytes: u64) -> Result<(), Errno> {
+        if self.external_raw {
+            rustix::fs::ftruncate(&*self.data().access.file, bytes)?;
+        }
         let mut meta = self.meta.lock();
         self.flush_locked(&mut meta)?;
         self.metadata_file.write(&bytes.to_be_bytes(), SIZE_AT)?;

@@ -217,7 +217,9 @@ fn agrees_with_qemu(cases: u32, make: impl Fn(&Path) -> (PathBuf, Vec<u8>)) {
         let directory = directory();
         let (path, mut model) = make(directory.path());
         let backing = BackingAccess::Within(vec![directory.path().to_owned()]);
-        let options = Qcow2Options { backing, ..Qcow2Options::default() };
+        let mut options = Qcow2Options { backing, ..Qcow2Options::default() };
+        // Nothing here asks what survives a power failure.
+        options.file.cache = CacheMode::Unsafe;
         let disk = Qcow2Disk::open(&path, &options).unwrap();
         prop_assert!(content_of(&disk) == model, "before anything was changed");
         let mut driver = Driver::open(&disk, 4);
@@ -342,6 +344,69 @@ fn an_image_with_a_snapshot_agrees_with_qemu() {
         run("qemu-img", &["snapshot", "-c", "before", text(&path)]);
         (path, content)
     });
+}
+
+#[test]
+fn an_image_with_an_external_data_file_agrees_with_qemu() {
+    for options in ["", ",extended_l2=on,cluster_size=16384"] {
+        agrees_with_qemu(6, |directory| {
+            let path = directory.join("disk.qcow2");
+            let options = format!("data_file={}{options}", text(&directory.join("data.raw")));
+            run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, text(&path), "4M"]);
+            run("qemu-io", &["-c", "write -P 9 0 100k", "-c", "write -z 1M 64k", text(&path)]);
+            let mut content = vec![0; 4 * MIB as usize];
+            content[..100 << 10].fill(9);
+            (path, content)
+        });
+    }
+}
+
+#[test]
+fn a_raw_external_data_file_is_the_disk_at_any_time() {
+    if !has_qemu() {
+        return;
+    }
+    let directory = directory();
+    let (path, data) = (directory.path().join("disk.qcow2"), directory.path().join("data.raw"));
+    let options = format!("data_file={},data_file_raw=on", text(&data));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, text(&path), "4M"]);
+    let backing = BackingAccess::Within(vec![directory.path().to_owned()]);
+    let disk = Qcow2Disk::open(&path, &Qcow2Options { backing, ..Qcow2Options::default() }).unwrap();
+    let mut driver = Driver::open(&disk, 4);
+    let mut model = vec![0; 4 * MIB as usize];
+    for step in [
+        Step::Write { at: 3, sectors: 1000, seed: 1 },
+        Step::Zero { at: 100, sectors: 300, may_unmap: true },
+        Step::Write { at: 5000, sectors: 1, seed: 2 },
+        Step::Discard { at: 0, sectors: 256 },
+        Step::Zero { at: 700, sectors: 1, may_unmap: false },
+        Step::Flush,
+    ] {
+        apply(&mut driver, &mut model, step);
+        assert!(std::fs::read(&data).unwrap() == model, "after {step:?}");
+    }
+    drop(driver);
+    disk.resize(5 * MIB).unwrap();
+    disk.resize(MIB).unwrap();
+    assert_eq!(std::fs::metadata(&data).unwrap().len(), MIB);
+    drop(disk);
+    assert_sound(&path);
+    assert!(as_qemu_sees(&path) == model[..MIB as usize]);
+}
+
+#[test]
+fn an_external_data_file_is_opened_only_where_that_is_allowed() {
+    if !has_qemu() {
+        return;
+    }
+    let (directory, elsewhere) = (directory(), directory());
+    let (path, data) = (directory.path().join("disk.qcow2"), elsewhere.path().join("data.raw"));
+    let options = format!("data_file={}", text(&data));
+    run("qemu-img", &["create", "-q", "-f", "qcow2", "-o", &options, text(&path), "4M"]);
+    for backing in [BackingAccess::Refused, BackingAccess::Within(vec![directory.path().to_owned()])] {
+        let error = Qcow2Disk::open(&path, &Qcow2Options { backing, ..Qcow2Options::default() }).unwrap_err();
+        assert!(error.to_string().contains("allowed"), "{error}");
+    }
 }
 
 #[test]

@@ -78,7 +78,7 @@ impl Image {
         let result = if plan.remap && !plan.fresh {
             self.write_with_surroundings(guest, plan, &data)
         } else {
-            self.file.access.write(plan.host + within, &data)
+            self.data().access.write(plan.host + within, &data)
         };
         let mut meta = self.meta.lock();
         if let Err(error) = result {
@@ -121,6 +121,11 @@ impl Image {
             }
             wanted += 1;
         }
+        if self.layout.external {
+            let host = layout.cluster_start(guest);
+            let bytes = bytes.min(wanted * cluster_bytes - within);
+            return Ok(Plan { host, bytes, allocated: 0, remap: true, fresh: false });
+        }
         let run = self.allocate(meta, wanted)?;
         let bytes = bytes.min(run.clusters * cluster_bytes - within);
         let fresh = run.fresh && self.surroundings_are_zero(guest, bytes);
@@ -133,10 +138,17 @@ impl Image {
             .host(self.layout)
             .map_err(|_| self.corrupted("an L2 entry names no place for a cluster", entry.descriptor))?;
         let Some(host) = host else { return Ok(None) };
-        if self.is_reserved(host) {
+        if self.is_metadata(host) {
             return Err(self.corrupted("an L2 entry names a cluster with metadata", entry.descriptor));
         }
+        if self.is_misplaced(guest, host) {
+            return Err(self.corrupted("an L2 entry names another cluster's place", entry.descriptor));
+        }
         if entry.is_copied() {
+            return Ok(Some(host));
+        }
+        if self.layout.external {
+            self.set_entry(meta, guest, entry.with_copied())?;
             return Ok(Some(host));
         }
         match meta.refcounts()?.get(host >> self.layout.cluster_bits)? {
@@ -225,7 +237,7 @@ impl Image {
             segments.push(tail);
         }
         let within = start & (self.layout.cluster_bytes() - 1);
-        self.file.access.write(plan.host + within, &segments)
+        self.data().access.write(plan.host + within, &segments)
     }
 
     /// Makes the mapping name what has been written.
@@ -247,6 +259,9 @@ impl Image {
 
     /// Makes a range read as zeroes. Waits.
     pub(super) fn write_zeroes_now(&self, guest: u64, bytes: u64, may_unmap: bool) -> Result<(), Errno> {
+        if self.external_raw {
+            return self.data().access.write_zeroes(guest, bytes, may_unmap);
+        }
         let end = guest + bytes;
         let cluster_bytes = self.layout.cluster_bytes();
         let first = guest.next_multiple_of(cluster_bytes).min(end);
@@ -269,6 +284,10 @@ impl Image {
 
     /// Gives whole clusters of a range back. Waits.
     pub(super) fn discard_now(&self, guest: u64, bytes: u64) -> Result<(), Errno> {
+        if self.external_raw {
+            // The raw view must agree with ours, so this has to read as zeroes afterwards.
+            return self.data().access.write_zeroes(guest, bytes, true);
+        }
         let end = guest + bytes;
         let first = guest.next_multiple_of(self.layout.cluster_bytes()).min(end);
         let last = if end == self.capacity() { end } else { self.layout.cluster_start(end).max(first) };
@@ -304,7 +323,7 @@ impl Image {
                 let mut cluster = guest;
                 while cluster < step_end {
                     let entry = self.entry(cluster)?;
-                    if entry.host(layout).is_ok_and(|host| host.is_some_and(|host| self.is_reserved(host))) {
+                    if entry.host(layout).is_ok_and(|host| host.is_some_and(|host| self.is_metadata(host))) {
                         return Err(
                             self.corrupted("an L2 entry names a cluster with metadata", entry.descriptor)
                         );
