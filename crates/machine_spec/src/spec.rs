@@ -1,7 +1,31 @@
-//! The internal specification of a machine.
+//! The internal specification of a machine: what the VMM builds from.
+//!
+//! Made by [`MachineSpec::from_config`] only, which checks what the comments here promise. It is never serialized: what
+//! leaves the process is the wire type that it converts back to.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+
+/// Most vCPUs: their xAPIC identifiers are below 255, which addresses all of them (Intel SDM volume 3, 12.6.2).
+pub const MAX_CPUS: u8 = 254;
+/// Least guest memory in bytes: what a stock kernel and an initramfs start with.
+pub const MIN_MEMORY_BYTES: u64 = 64 << 20;
+/// Most guest memory in bytes. Keeps every sum of addresses far from overflow; the host has less.
+pub const MAX_MEMORY_BYTES: u64 = 8 << 40;
+/// Guest memory is a multiple of this many bytes, a huge page, so that all of it can be mapped by such.
+pub const MEMORY_STEP_BYTES: u64 = 2 << 20;
+/// Most virtqueues of a device: what bounds its threads and interrupt vectors.
+pub const MAX_QUEUES: u16 = 256;
+/// Most entries in a virtqueue (virtio 1.2, 2.7).
+pub const MAX_QUEUE_SIZE: u16 = 32768;
+/// Bytes of a disk's serial number (virtio 1.2, 5.2.6: VIRTIO_BLK_T_GET_ID).
+pub const MAX_DISK_SERIAL_BYTES: usize = 20;
+/// Least packet that the guest is told it may send (RFC 8200, section 5; below it Linux turns IPv6 off).
+pub const MIN_MTU: u16 = 1280;
+/// Most ports of the virtio console beside hvc0.
+pub const MAX_CONSOLE_PORTS: usize = 32;
+/// Longest name of a console port.
+pub const MAX_PORT_NAME_BYTES: usize = 64;
 
 /// A machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +53,7 @@ pub struct MachineSpec {
 /// Virtual processors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CpuSpec {
-    /// Number of vCPUs; equals the product of the topology.
+    /// Number of vCPUs, 1 to [`MAX_CPUS`]; equals the product of the topology.
     pub count: u8,
     /// How they are arranged.
     pub topology: CpuTopology,
@@ -51,13 +75,14 @@ pub struct CpuTopology {
 /// Guest memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemorySpec {
-    /// Size in bytes, a multiple of 2 MiB, at least 64 MiB.
+    /// Size in bytes, [`MIN_MEMORY_BYTES`] to [`MAX_MEMORY_BYTES`], a multiple of [`MEMORY_STEP_BYTES`] and of the
+    /// backing's page.
     pub bytes: u64,
     /// Where it comes from.
     pub backing: MemoryBacking,
-    /// Transparent huge pages are asked for.
+    /// Transparent huge pages are asked for; never with [`MemoryBacking::HugePages`].
     pub transparent_hugepages: bool,
-    /// The host may merge equal pages (KSM).
+    /// The host may merge equal pages (KSM); only with [`MemoryBacking::Anonymous`].
     pub mergeable: bool,
     /// Every page is taken from the host before the guest starts.
     pub prefault: bool,
@@ -72,7 +97,7 @@ pub enum MemoryBacking {
     Shared,
     /// Huge pages of the given size in bytes.
     HugePages {
-        /// Size of a page.
+        /// Size of a page in bytes: 2 MiB or 1 GiB.
         page_bytes: u64,
         /// Shared with other processes.
         shared: bool,
@@ -104,11 +129,11 @@ pub struct DiskSpec {
     pub read_only: bool,
     /// Bypass the host's page cache (O_DIRECT).
     pub direct: bool,
-    /// Number of virtqueues.
+    /// Number of virtqueues, 1 to [`MAX_QUEUES`].
     pub queues: u16,
-    /// Entries in each.
+    /// Entries in each, a power of two from 2 to [`MAX_QUEUE_SIZE`].
     pub queue_size: u16,
-    /// Serial number that the guest sees, at most 20 bytes.
+    /// Serial number that the guest sees: 1 to [`MAX_DISK_SERIAL_BYTES`] printable ASCII characters.
     pub serial: Option<String>,
 }
 
@@ -119,13 +144,13 @@ pub struct NetSpec {
     pub id: String,
     /// What carries its frames.
     pub backend: NetBackendSpec,
-    /// The guest's MAC address.
+    /// The guest's MAC address: of one station, and no other interface of this machine has it.
     pub mac: [u8; 6],
-    /// Number of queue pairs.
+    /// Number of queue pairs, at least one; twice as many virtqueues.
     pub queue_pairs: u16,
-    /// Entries in each queue.
+    /// Entries in each virtqueue, a power of two from 2 to [`MAX_QUEUE_SIZE`].
     pub queue_size: u16,
-    /// Largest packet, told to the guest.
+    /// Largest packet in bytes, told to the guest; at least [`MIN_MTU`].
     pub mtu: Option<u16>,
 }
 
@@ -157,7 +182,7 @@ pub enum CharacterSpec {
     Off,
     /// A device that discards output and never has input.
     Null,
-    /// This process's standard input and output.
+    /// This process's standard input and output; of one device at most.
     Tty,
     /// A new pseudo-terminal, whose path is logged and shown by vm.info.
     Pty,
@@ -172,7 +197,7 @@ pub enum CharacterSpec {
 pub struct ConsolePortSpec {
     /// Name by which the guest finds the port (/dev/virtio-ports/NAME); `None` for a console (hvc).
     pub name: Option<String>,
-    /// What is on the other end.
+    /// What is on the other end; never [`CharacterSpec::Off`].
     pub backend: CharacterSpec,
 }
 

@@ -53,4 +53,8 @@ pub trait NetBackend: Send {
 
     /// Readable while frames wait to be received, writable while frames can be sent.
     fn ready_fd(&self) -> BorrowedFd<'_>;
+
+    /// Takes part in the network or not: a queue pair that the driver does not use must get no frames. A backend starts
+    /// enabled; the first pair is never disabled. While disabled, nothing is received, sent or waited for.
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), NetError>;
 }

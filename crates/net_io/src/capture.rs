@@ -131,6 +131,10 @@ impl<B: NetBackend> NetBackend for Capture<B> {
     fn ready_fd(&self) -> BorrowedFd<'_> {
         self.inner.ready_fd()
     }
+
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), NetError> {
+        self.inner.set_enabled(enabled)
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::queue::Queue;
 
@@ -13,8 +14,8 @@ pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 pub struct DeviceTraits {
     /// Virtio device ID (virtio 1.2, section 5), for example 2 for block.
     pub device_id: u16,
-    /// Features that the device offers beyond those that the transport core adds (VERSION_1, indirect descriptors,
-    /// event index, ring reset …).
+    /// Features that the device offers beyond those that the transport core adds: VERSION_1, indirect descriptors and
+    /// event index.
     pub features: u64,
     /// The most entries that each queue may have, a power of two; one entry a queue.
     pub queue_sizes: Vec<u16>,
@@ -90,9 +91,11 @@ pub trait VirtioDevice: Send {
     /// Asks the device to finish what is in flight and give its queues back; returns at once. Idempotent.
     fn request_stop(&mut self);
 
-    /// The queues, once nothing is in flight any more after [`VirtioDevice::request_stop`]; `None` until then. A device
-    /// that was never started answers with no queues.
-    fn poll_stopped(&mut self) -> Option<Vec<ActiveQueue>>;
+    /// The queues, all of those that it was started with, once nothing is in flight any more after
+    /// [`VirtioDevice::request_stop`]; `None` until then. Waits for `patience` at most, which is usually zero: a worker
+    /// that hands back in time is waited for with `platform::worker::Attached::take_within`. A device that is not started
+    /// answers with no queues. Having given them back, the device neither works nor calls [`DeviceEvents::needs_reset`].
+    fn poll_stopped(&mut self, patience: Duration) -> Option<Vec<ActiveQueue>>;
 
     /// Forgets all state of the driver (the device is stopped): back to as built.
     fn reset(&mut self);

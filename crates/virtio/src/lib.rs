@@ -8,5 +8,20 @@
 //! once; lengths and counts are bounded; a broken ring is a [`queue::QueueFault`], which the core turns into
 //! DEVICE_NEEDS_RESET (2.1.2). No guest input panics, blocks a worker or logs without a limit.
 
+pub mod block;
+mod build;
+mod config_space;
+pub mod console;
+mod counter;
 pub mod device;
+pub mod net;
+pub mod pci;
 pub mod queue;
+pub mod rng;
+mod running;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod transport;
+
+pub use build::{BuildError, MIN_QUEUE_SIZE};
+pub use counter::Counter;

@@ -1,5 +1,6 @@
 //! Requests to the VM driver and its answers: the one door through which API, command line and signals control a machine.
 
+use std::path::PathBuf;
 use std::sync::mpsc;
 
 use machine_spec::MachineSpec;
@@ -46,6 +47,15 @@ pub enum VmState {
     Paused,
 }
 
+/// A device that may be on a pseudo-terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CharacterDevice {
+    /// The serial port.
+    Serial,
+    /// A port of the virtio console, by its index in [`MachineSpec::console_ports`].
+    ConsolePort(usize),
+}
+
 /// What the driver answers.
 #[derive(Debug)]
 pub enum Reply {
@@ -59,6 +69,8 @@ pub enum Reply {
         state: VmState,
         /// Guest memory that is in use by the host for it, in bytes.
         memory_actual_bytes: u64,
+        /// The pseudo-terminals of the devices that have one.
+        pseudo_terminals: Vec<(CharacterDevice, PathBuf)>,
     },
     /// Answer to [`Action::Counters`]: device identifier, counter, value.
     Counters(Vec<(String, Vec<(&'static str, u64)>)>),

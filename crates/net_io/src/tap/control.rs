@@ -13,9 +13,12 @@ const TUNSETIFF: u32 = 0x4004_54ca;
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 const TUNGETIFF: u32 = 0x8004_54d2;
 const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
+const TUNSETQUEUE: u32 = 0x4004_54d9;
 
 pub(super) const IFF_TAP: u16 = 0x0002;
 pub(super) const IFF_MULTI_QUEUE: u16 = 0x0100;
+const IFF_ATTACH_QUEUE: u16 = 0x0200;
+const IFF_DETACH_QUEUE: u16 = 0x0400;
 pub(super) const IFF_NO_PI: u16 = 0x1000;
 pub(super) const IFF_VNET_HDR: u16 = 0x4000;
 
@@ -76,6 +79,12 @@ pub(super) fn attach(fd: BorrowedFd<'_>, name: &str, flags: u16) -> io::Result<S
     let mut request = Request::for_interface(name).set(&flags.to_ne_bytes());
     with_request(fd, TUNSETIFF, &mut request)?;
     Ok(request.name())
+}
+
+/// Lets a queue of an interface with several take part again, or no more. The kernel gives one that does not no frames.
+pub(super) fn set_queue_enabled(fd: BorrowedFd<'_>, enabled: bool) -> io::Result<()> {
+    let flags = if enabled { IFF_ATTACH_QUEUE } else { IFF_DETACH_QUEUE };
+    with_request(fd, TUNSETQUEUE, &mut Request::for_interface("").set(&flags.to_ne_bytes()))
 }
 
 /// Name and flags of the interface that the descriptor is a queue of.

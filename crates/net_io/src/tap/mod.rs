@@ -47,6 +47,8 @@ pub struct Tap {
     fd: OwnedFd,
     name: String,
     offloads: Offloads,
+    /// The interface has IFF_MULTI_QUEUE: queues can be left out.
+    multi_queue: bool,
 }
 
 fn fail(name: &str, operation: &str, source: io::Error) -> NetError {
@@ -82,10 +84,19 @@ impl Tap {
             let fd = open_device().map_err(|source| fail(&name, "cannot open /dev/net/tun", source))?;
             name = control::attach(fd.as_fd(), &name, flags)
                 .map_err(|error| fail(&name, "cannot open", advice_for_attach(error, &name, flags)))?;
-            queues.push(Self::prepare(fd, &name)?);
+            queues.push(Self::prepare(fd, &name, flags)?);
         }
         configure(&name, options)?;
         Ok(queues)
+    }
+
+    /// Another handle to the same queue of the same interface. Only one of the two may be used at a time.
+    pub fn try_clone(&self) -> Result<Self, NetError> {
+        let fd = self
+            .fd
+            .try_clone()
+            .map_err(|source| fail(&self.name, "cannot duplicate the descriptor", source))?;
+        Ok(Self { fd, name: self.name.clone(), offloads: self.offloads, multi_queue: self.multi_queue })
     }
 
     /// Takes an open queue of an interface, made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR.
@@ -106,10 +117,10 @@ impl Tap {
             return Err(unusable(&name, "it was opened without IFF_VNET_HDR (vnet_hdr=on)"));
         }
         // Whether it has IFF_NO_PI can't be told: the kernel reports "no filter" in the same bit.
-        Self::prepare(fd, &name)
+        Self::prepare(fd, &name, flags)
     }
 
-    fn prepare(fd: OwnedFd, name: &str) -> Result<Self, NetError> {
+    fn prepare(fd: OwnedFd, name: &str, flags: u16) -> Result<Self, NetError> {
         let nonblocking = rustix::fs::fcntl_getfl(&fd)
             .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
         nonblocking.map_err(|errno| fail(name, "cannot make it non-blocking", errno.into()))?;
@@ -117,7 +128,7 @@ impl Tap {
             .map_err(|source| fail(name, "cannot set the length of its header", source))?;
         let offloads =
             find_offloads(fd.as_fd()).map_err(|source| fail(name, "cannot set offloads", source))?;
-        Ok(Self { fd, name: name.to_owned(), offloads })
+        Ok(Self { fd, name: name.to_owned(), offloads, multi_queue: flags & IFF_MULTI_QUEUE != 0 })
     }
 
     /// The interface's name.
@@ -146,6 +157,15 @@ impl NetBackend for Tap {
 
     fn ready_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    fn set_enabled(&mut self, enabled: bool) -> Result<(), NetError> {
+        if !self.multi_queue {
+            // The only queue of its interface is the first pair's.
+            return Ok(());
+        }
+        control::set_queue_enabled(self.fd.as_fd(), enabled)
+            .map_err(|source| fail(&self.name, "cannot enable or disable a queue", source))
     }
 }
 

@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
+use std::thread::{JoinHandle, ThreadId};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll;
@@ -61,12 +62,31 @@ impl Interest {
     }
 }
 
+/// A descriptor in the epoll set and what it was registered with.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    raw: RawFd,
+    token: u16,
+    interest: Interest,
+}
+
+/// Whether registrations take effect at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arming {
+    /// The worker has the task: events may be delivered.
+    Now,
+    /// The task is on its way to the worker: an event would find nobody, and an edge would be lost. Descriptors are
+    /// entered into the set (so that errors are known at once) and armed when the task arrives.
+    OnArrival,
+}
+
 /// A task's view of its worker: the set of descriptors it waits for.
 #[derive(Debug)]
 pub struct Poller<'a> {
     epoll: BorrowedFd<'a>,
     task: u64,
-    watched: &'a mut Vec<RawFd>,
+    arming: Arming,
+    watched: &'a mut Vec<Watched>,
 }
 
 impl Poller<'_> {
@@ -74,25 +94,40 @@ impl Poller<'_> {
         epoll::EventData::new_u64(self.task << 16 | u64::from(token))
     }
 
+    fn flags(&self, interest: Interest) -> epoll::EventFlags {
+        match self.arming {
+            Arming::Now => interest.flags(),
+            // Only errors are reported, and only once.
+            Arming::OnArrival => epoll::EventFlags::ONESHOT,
+        }
+    }
+
     /// Waits for `interest` on `fd`, to be reported as `token`. The descriptor must stay open until [`Poller::unwatch`] or
-    /// until the task has been handed back.
+    /// until the task has been handed back: its number might be another's by then. One descriptor can be watched once
+    /// on a worker; a duplicate of it can be watched as well.
     pub fn watch(&mut self, fd: impl AsFd, token: u16, interest: Interest) -> io::Result<()> {
         let fd = fd.as_fd();
-        epoll::add(self.epoll, fd, self.data(token), interest.flags())?;
-        self.watched.push(fd.as_raw_fd());
+        epoll::add(self.epoll, fd, self.data(token), self.flags(interest))?;
+        self.watched.push(Watched { raw: fd.as_raw_fd(), token, interest });
         Ok(())
     }
 
-    /// Changes what is waited for on `fd`.
+    /// Changes what is waited for on `fd`, which is watched already. An edge that has been reported is reported again if
+    /// the descriptor is still ready.
     pub fn rewatch(&mut self, fd: impl AsFd, token: u16, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(self.epoll, fd.as_fd(), self.data(token), interest.flags())?)
+        let fd = fd.as_fd();
+        epoll::modify(self.epoll, fd, self.data(token), self.flags(interest))?;
+        for watched in self.watched.iter_mut().filter(|watched| watched.raw == fd.as_raw_fd()) {
+            *watched = Watched { token, interest, ..*watched };
+        }
+        Ok(())
     }
 
     /// Waits for `fd` no longer. Harmless when it was not watched.
     pub fn unwatch(&mut self, fd: impl AsFd) {
         let fd = fd.as_fd();
         let before = self.watched.len();
-        self.watched.retain(|raw| *raw != fd.as_raw_fd());
+        self.watched.retain(|watched| watched.raw != fd.as_raw_fd());
         if self.watched.len() != before {
             // The only failures are that the descriptor is not in the set, which is the state asked for.
             let _ = epoll::delete(self.epoll, fd);
@@ -132,7 +167,7 @@ struct Slot<T> {
 }
 
 enum Letter {
-    Attach { id: u64, task: Box<dyn Hosted>, watched: Vec<RawFd> },
+    Attach { id: u64, task: Box<dyn Hosted>, watched: Vec<Watched> },
     Detach { id: u64 },
     Stop,
 }
@@ -141,6 +176,8 @@ struct Shared {
     epoll: OwnedFd,
     bell: OwnedFd,
     mailbox: Mutex<Mailbox>,
+    /// The worker's thread, once it runs.
+    thread: OnceLock<ThreadId>,
 }
 
 #[derive(Default)]
@@ -155,7 +192,11 @@ const BELL: u64 = 0;
 
 impl Shared {
     fn post(&self, letter: Letter) {
-        self.mailbox.lock().letters.push_back(letter);
+        let mut mailbox = self.mailbox.lock();
+        // No `Attach` may be read after `Stop`: its task would never be wound down.
+        mailbox.closed |= matches!(letter, Letter::Stop);
+        mailbox.letters.push_back(letter);
+        drop(mailbox);
         self.ring();
     }
 
@@ -184,7 +225,7 @@ impl Worker {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &bell, epoll::EventData::new_u64(BELL), epoll::EventFlags::IN)?;
         let mailbox = Mutex::new(Mailbox { next_id: BELL + 1, ..Mailbox::default() });
-        let shared = Arc::new(Shared { epoll, bell, mailbox });
+        let shared = Arc::new(Shared { epoll, bell, mailbox, thread: OnceLock::new() });
         let for_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || run(&for_thread))?;
         Ok(Self { shared, thread: Some(thread) })
@@ -228,7 +269,8 @@ impl WorkerHandle {
             mailbox.next_id
         };
         let mut watched = Vec::new();
-        let mut poller = Poller { epoll: self.shared.epoll.as_fd(), task: id, watched: &mut watched };
+        let epoll = self.shared.epoll.as_fd();
+        let mut poller = Poller { epoll, task: id, arming: Arming::OnArrival, watched: &mut watched };
         if let Err(error) = task.watch(&mut poller) {
             forget(&self.shared, &watched);
             return Err((task, error));
@@ -275,8 +317,22 @@ impl<T: Task> Attached<T> {
         self.slot.task.lock().take()
     }
 
+    /// The task, if it is handed back within `patience`: for a caller that can afford to wait only so long.
+    pub fn take_within(&mut self, patience: Duration) -> Option<T> {
+        let mut slot = self.slot.task.lock();
+        if slot.is_none() && !patience.is_zero() {
+            self.slot.arrived.wait_while_for(&mut slot, |task| task.is_none(), patience);
+        }
+        slot.take()
+    }
+
     /// Winds the task down and takes it back, waiting for what is in flight. Never call it on the worker's own thread.
+    ///
+    /// # Panics
+    /// When called there all the same: it would wait for itself.
     pub fn detach(mut self) -> T {
+        let worker = self.shared.thread.get();
+        assert!(worker != Some(&std::thread::current().id()), "a task is detached by its own worker");
         self.request_detach();
         let mut slot = self.slot.task.lock();
         loop {
@@ -295,30 +351,50 @@ impl<T: Task> Drop for Attached<T> {
     }
 }
 
-fn forget(shared: &Shared, watched: &[RawFd]) {
-    for raw in watched {
-        forget_one(shared, *raw);
+fn forget(shared: &Shared, watched: &[Watched]) {
+    for watched in watched {
+        // Fails only when the task has closed the descriptor, and then it is gone from the set already.
+        let _ = with_fd(watched.raw, |fd| epoll::delete(&shared.epoll, fd));
     }
 }
 
-#[expect(unsafe_code, reason = "epoll_ctl takes a descriptor that the task may have closed already")]
-fn forget_one(shared: &Shared, raw: RawFd) {
-    // SAFETY: the borrow lasts for this system call only. Should the task have closed the descriptor, or the number been
-    // given to another file, epoll_ctl answers EBADF or ENOENT and nothing is touched.
-    let fd = unsafe { BorrowedFd::borrow_raw(raw) };
-    let _ = epoll::delete(&shared.epoll, fd);
+/// Lends a descriptor of a task, which keeps it open for as long as it is watched, to one call of epoll_ctl.
+#[expect(
+    unsafe_code,
+    reason = "the set of watched descriptors outlives no borrow of the task that owns them"
+)]
+fn with_fd<T>(raw: RawFd, call: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    // SAFETY: the borrow lasts for this call only, during which the task, which has promised in `Poller::watch` to keep
+    // the descriptor open, is not running and is not dropped. Were the promise broken, epoll_ctl would answer EBADF or
+    // ENOENT, or change an entry of the same epoll set: no memory depends on it.
+    call(unsafe { BorrowedFd::borrow_raw(raw) })
 }
 
 struct Tenant {
     task: Box<dyn Hosted>,
-    watched: Vec<RawFd>,
+    watched: Vec<Watched>,
     leaving: bool,
+}
+
+impl Tenant {
+    /// Arms what `Task::watch` has registered while the task was on its way. Modifying an entry makes the kernel look
+    /// at the descriptor anew, so what arrived in the meantime is reported, edges included.
+    fn arm(&mut self, shared: &Shared, id: u64) {
+        for Watched { raw, token, interest } in self.watched.iter().copied() {
+            let data = epoll::EventData::new_u64(id << 16 | u64::from(token));
+            let armed = with_fd(raw, |fd| epoll::modify(&shared.epoll, fd, data, interest.flags()));
+            if let Err(error) = armed {
+                tracing::error!(%error, token, "a descriptor was closed before its task arrived at its worker");
+            }
+        }
+    }
 }
 
 /// How many events one wait takes: bounds the stack, not the number of tasks.
 const EVENTS_PER_WAIT: usize = 16;
 
 fn run(shared: &Shared) {
+    let _ = shared.thread.set(std::thread::current().id());
     let mut tenants: BTreeMap<u64, Tenant> = BTreeMap::new();
     let mut stopping = false;
     loop {
@@ -335,13 +411,15 @@ fn run(shared: &Shared) {
                 continue;
             }
             let id = data >> 16;
-            if !tenants.contains_key(&id) {
-                // Its letter is still in the mailbox; the event is level-triggered or is repeated by `Attach`.
-                stopping |= read_mail(shared, &mut tenants);
-            }
+            // An event of a task that has left in this round, or that has not arrived (then it is an error condition,
+            // reported again once the task is armed), is nobody's.
             if let Some(tenant) = tenants.get_mut(&id) {
-                let mut poller =
-                    Poller { epoll: shared.epoll.as_fd(), task: id, watched: &mut tenant.watched };
+                let mut poller = Poller {
+                    epoll: shared.epoll.as_fd(),
+                    task: id,
+                    arming: Arming::Now,
+                    watched: &mut tenant.watched,
+                };
                 tenant.task.ready((data & 0xffff) as u16, &mut poller);
                 if tenant.leaving {
                     let_go(shared, &mut tenants, id);
@@ -364,7 +442,9 @@ fn read_mail(shared: &Shared, tenants: &mut BTreeMap<u64, Tenant>) -> bool {
         match letter {
             None => return stop,
             Some(Letter::Attach { id, task, watched }) => {
-                tenants.insert(id, Tenant { task, watched, leaving: false });
+                let mut tenant = Tenant { task, watched, leaving: false };
+                tenant.arm(shared, id);
+                tenants.insert(id, tenant);
             }
             Some(Letter::Detach { id }) => {
                 if let Some(tenant) = tenants.get_mut(&id) {
@@ -373,7 +453,6 @@ fn read_mail(shared: &Shared, tenants: &mut BTreeMap<u64, Tenant>) -> bool {
                 }
             }
             Some(Letter::Stop) => {
-                shared.mailbox.lock().closed = true;
                 stop = true;
                 for id in tenants.keys().copied().collect::<Vec<_>>() {
                     if let Some(tenant) = tenants.get_mut(&id) {
@@ -389,7 +468,8 @@ fn read_mail(shared: &Shared, tenants: &mut BTreeMap<u64, Tenant>) -> bool {
 /// Hands a leaving task back if nothing is in flight.
 fn let_go(shared: &Shared, tenants: &mut BTreeMap<u64, Tenant>, id: u64) {
     let Some(tenant) = tenants.get_mut(&id) else { return };
-    let mut poller = Poller { epoll: shared.epoll.as_fd(), task: id, watched: &mut tenant.watched };
+    let epoll = shared.epoll.as_fd();
+    let mut poller = Poller { epoll, task: id, arming: Arming::Now, watched: &mut tenant.watched };
     if tenant.task.quiesce(&mut poller)
         && let Some(tenant) = tenants.remove(&id)
     {
@@ -397,3 +477,6 @@ fn let_go(shared: &Shared, tenants: &mut BTreeMap<u64, Tenant>, id: u64) {
         tenant.task.hand_back();
     }
 }
+
+#[cfg(test)]
+mod tests;

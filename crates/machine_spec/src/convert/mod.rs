@@ -1,0 +1,112 @@
+//! From the wire type to the internal specification, where everything is checked, and back.
+//!
+//! Only what can be known from the description itself is checked here: whether a file exists or the host has that many
+//! processors is the VMM's business.
+
+mod characters;
+mod devices;
+mod processors_and_memory;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use crate::error::SpecError;
+use crate::spec::{BootSpec, MachineSpec, OnReset};
+use crate::wire::{OnResetConfig, PayloadConfig, VmConfig};
+
+impl MachineSpec {
+    /// The machine that `config` describes, every default filled in.
+    ///
+    /// A network interface without an address gets one made from six bytes of `random`, which is called at least once
+    /// for each such interface and should be the host's random source.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, see [`SpecError`].
+    pub fn from_config(config: VmConfig, random: &mut dyn FnMut() -> [u8; 6]) -> Result<Self, SpecError> {
+        // `platform` has no field with an effect.
+        let VmConfig {
+            cpus,
+            memory,
+            payload,
+            disks,
+            net,
+            rng,
+            serial,
+            console,
+            platform: _,
+            console_ports,
+            on_reset,
+        } = config;
+        let boot = boot(payload)?;
+        let cpus = processors_and_memory::cpus(&cpus)?;
+        let memory = processors_and_memory::memory(&memory)?;
+        let (disks, nets) =
+            devices::disks_and_nets(disks.unwrap_or_default(), net.unwrap_or_default(), random)?;
+        let rng = rng.map(devices::rng).transpose()?;
+        let (serial, console_ports) =
+            characters::serial_and_console(serial, console, console_ports.unwrap_or_default())?;
+        let on_reset = match on_reset {
+            None | Some(OnResetConfig::Reboot) => OnReset::Reboot,
+            Some(OnResetConfig::Exit) => OnReset::Exit,
+        };
+        Ok(Self { cpus, memory, boot, disks, nets, rng, serial, console_ports, on_reset })
+    }
+}
+
+impl From<&MachineSpec> for VmConfig {
+    /// The description that gives exactly this machine again, with nothing left to defaults.
+    fn from(spec: &MachineSpec) -> Self {
+        let MachineSpec { cpus, memory, boot, disks, nets, rng, serial, console_ports, on_reset } = spec;
+        let BootSpec::Kernel { kernel, initramfs, command_line } = boot;
+        let (serial, console, console_ports) = characters::describe(serial, console_ports);
+        Self {
+            cpus: processors_and_memory::describe_cpus(*cpus),
+            memory: processors_and_memory::describe_memory(memory),
+            payload: PayloadConfig {
+                kernel: Some(kernel.clone()),
+                cmdline: Some(command_line.clone()),
+                initramfs: initramfs.clone(),
+            },
+            disks: Some(disks.iter().map(devices::describe_disk).collect()),
+            net: Some(nets.iter().map(devices::describe_net).collect()),
+            rng: rng.as_ref().map(devices::describe_rng),
+            serial: Some(serial),
+            console: Some(console),
+            platform: None,
+            console_ports: Some(console_ports),
+            on_reset: Some(match on_reset {
+                OnReset::Reboot => OnResetConfig::Reboot,
+                OnReset::Exit => OnResetConfig::Exit,
+            }),
+        }
+    }
+}
+
+fn boot(payload: PayloadConfig) -> Result<BootSpec, SpecError> {
+    let PayloadConfig { kernel, cmdline, initramfs } = payload;
+    let kernel = checked_path("payload", "kernel", kernel.ok_or(SpecError::NoKernel)?)?;
+    let initramfs = initramfs.map(|path| checked_path("payload", "initramfs", path)).transpose()?;
+    let command_line = cmdline.unwrap_or_default();
+    match command_line.bytes().position(|byte| byte.is_ascii_control()) {
+        Some(position) => Err(SpecError::CommandLine { position }),
+        None => Ok(BootSpec::Kernel { kernel, initramfs, command_line }),
+    }
+}
+
+/// A path that names something: not empty, and without the zero byte that would end it early for the kernel.
+fn checked_path(object: &str, option: &'static str, path: PathBuf) -> Result<PathBuf, SpecError> {
+    use std::os::unix::ffi::OsStrExt;
+    let reason = match path.as_os_str().as_bytes() {
+        [] => "is empty",
+        bytes if bytes.contains(&0) => "has a zero byte",
+        _ => return Ok(path),
+    };
+    Err(SpecError::Value {
+        object: object.to_owned(),
+        option,
+        value: path.to_string_lossy().into_owned(),
+        reason,
+        advice: "give the path of a file",
+    })
+}

@@ -1,0 +1,204 @@
+//! The command line's spelling of a machine: `--cpus boot=2 --memory size=1G,shared=on --disk path=d.raw …`.
+//!
+//! Spelled as Cloud Hypervisor spells it, with a few shorthands: the first part of a value needs no key (`--cpus 2`,
+//! `--memory 1G`, `--disk d.raw`). Has no meaning of its own: options become the wire type and are checked there.
+//! Reading is by hand, because a VMM's start is measured in microseconds.
+
+mod error;
+mod keys;
+mod options;
+mod spell;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+pub use error::FlagError;
+use keys::{Keys, plain_value};
+pub use options::{MachineOption, OPTIONS};
+pub use spell::spell;
+
+use crate::wire::{
+    ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig, MemoryConfig,
+    NetConfig, OnResetConfig, RngConfig, SerialConfig, VmConfig,
+};
+
+/// A machine that is being described, option by option.
+#[derive(Debug, Clone, Default)]
+pub struct MachineFlags {
+    config: VmConfig,
+    seen: Vec<&'static str>,
+}
+
+impl MachineFlags {
+    /// Takes the option `name` (without its dashes) with its value.
+    ///
+    /// # Errors
+    /// What is wrong with the value; an unknown option; an option that has been given already and can be given once.
+    pub fn take(&mut self, name: &str, value: &str) -> Result<(), FlagError> {
+        let Some(option) = MachineOption::by_name(name) else {
+            return Err(FlagError::UnknownOption { option: name.to_owned() });
+        };
+        let name = option.name;
+        if self.seen.contains(&name) && !option.repeatable {
+            return Err(FlagError::DuplicateOption { option: name });
+        }
+        self.seen.push(name);
+        let config = &mut self.config;
+        match name {
+            "cpus" => config.cpus = cpus(value)?,
+            "memory" => config.memory = memory(value)?,
+            "kernel" => config.payload.kernel = Some(PathBuf::from(plain_value(name, value)?)),
+            "initramfs" => config.payload.initramfs = Some(PathBuf::from(plain_value(name, value)?)),
+            "cmdline" => config.payload.cmdline = Some(value.to_owned()),
+            "disk" => config.disks.get_or_insert_default().push(disk(value)?),
+            "net" => config.net.get_or_insert_default().push(net(value)?),
+            "rng" => config.rng = Some(rng(value)?),
+            "serial" => config.serial = Some(serial(value)?),
+            "console" => console(config, value)?,
+            "on-reset" => config.on_reset = Some(on_reset(value)?),
+            other => return Err(FlagError::UnknownOption { option: other.to_owned() }),
+        }
+        Ok(())
+    }
+
+    /// Whether no option has been taken.
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    /// The description so far, with defaults for what was not said.
+    pub fn into_config(self) -> VmConfig {
+        self.config
+    }
+}
+
+fn cpus(value: &str) -> Result<CpusConfig, FlagError> {
+    let mut keys = Keys::parse("cpus", Some("boot"), &["boot", "max", "topology"], value)?;
+    let boot_vcpus = keys.number("boot")?.unwrap_or(1);
+    let max_vcpus = keys.number("max")?.unwrap_or(boot_vcpus);
+    let topology = keys.take("topology").map(|text| topology(&text)).transpose()?;
+    Ok(CpusConfig { boot_vcpus, max_vcpus, topology })
+}
+
+fn topology(text: &str) -> Result<CpuTopologyConfig, FlagError> {
+    let parts: Option<Vec<u16>> = text.split(':').map(keys::number).collect();
+    match parts.as_deref() {
+        Some(&[threads_per_core, cores_per_die, dies_per_package, packages]) => {
+            Ok(CpuTopologyConfig { threads_per_core, cores_per_die, dies_per_package, packages })
+        }
+        _ => Err(FlagError::Value {
+            option: "cpus",
+            key: "topology",
+            value: text.to_owned(),
+            expected: "THREADS:CORES:DIES:SOCKETS, such as 1:2:1:1",
+        }),
+    }
+}
+
+fn memory(value: &str) -> Result<MemoryConfig, FlagError> {
+    let known = ["size", "mergeable", "shared", "hugepages", "hugepage_size", "prefault", "thp"];
+    let mut keys = Keys::parse("memory", Some("size"), &known, value)?;
+    let default = MemoryConfig::default();
+    Ok(MemoryConfig {
+        size: keys.size("size")?.unwrap_or(default.size),
+        mergeable: keys.switch("mergeable")?.unwrap_or(default.mergeable),
+        shared: keys.switch("shared")?.unwrap_or(default.shared),
+        hugepages: keys.switch("hugepages")?.unwrap_or(default.hugepages),
+        hugepage_size: keys.size("hugepage_size")?,
+        prefault: keys.switch("prefault")?.unwrap_or(default.prefault),
+        thp: keys.switch("thp")?.unwrap_or(default.thp),
+    })
+}
+
+fn disk(value: &str) -> Result<DiskConfig, FlagError> {
+    let known = ["path", "readonly", "direct", "num_queues", "queue_size", "serial", "id"];
+    let mut keys = Keys::parse("disk", Some("path"), &known, value)?;
+    let default = DiskConfig::default();
+    Ok(DiskConfig {
+        path: keys.take("path").map(PathBuf::from),
+        readonly: keys.switch("readonly")?.unwrap_or(default.readonly),
+        direct: keys.switch("direct")?.unwrap_or(default.direct),
+        num_queues: keys.number("num_queues")?.unwrap_or(default.num_queues),
+        queue_size: keys.number("queue_size")?.unwrap_or(default.queue_size),
+        id: keys.take("id"),
+        serial: keys.take("serial"),
+    })
+}
+
+fn net(value: &str) -> Result<NetConfig, FlagError> {
+    let known = ["tap", "ip", "mask", "mac", "mtu", "num_queues", "queue_size", "id", "fd"];
+    let mut keys = Keys::parse("net", Some("tap"), &known, value)?;
+    Ok(NetConfig {
+        tap: keys.take("tap"),
+        ip: keys.parsed("ip", "an IP address")?,
+        mask: keys.parsed("mask", "a netmask such as 255.255.255.0")?,
+        mac: keys.parsed("mac", "a MAC address such as 52:54:00:12:34:56")?,
+        mtu: keys.number("mtu")?,
+        num_queues: keys.number("num_queues")?,
+        queue_size: keys.number("queue_size")?.unwrap_or(NetConfig::default().queue_size),
+        id: keys.take("id"),
+        fds: keys.numbers("fd")?,
+    })
+}
+
+fn rng(value: &str) -> Result<RngConfig, FlagError> {
+    let mut keys = Keys::parse("rng", Some("src"), &["src"], value)?;
+    match keys.take("src") {
+        Some(src) => Ok(RngConfig { src: src.into() }),
+        None => Err(FlagError::MissingKey { option: "rng", key: "src" }),
+    }
+}
+
+fn serial(value: &str) -> Result<SerialConfig, FlagError> {
+    let keys = Keys::parse("serial", Some("mode"), &["mode", "file", "socket"], value)?;
+    let (mode, file, socket, _) = character("serial", keys)?;
+    Ok(SerialConfig { mode, file, socket })
+}
+
+/// The first console without a name is hvc0; every other one is a further port.
+fn console(config: &mut VmConfig, value: &str) -> Result<(), FlagError> {
+    let keys = Keys::parse("console", Some("mode"), &["mode", "file", "socket", "name"], value)?;
+    let (mode, file, socket, name) = character("console", keys)?;
+    match &mut config.console {
+        console @ None if name.is_none() => *console = Some(ConsoleConfig { mode, file, socket }),
+        _ => {
+            let port = ConsolePortConfig { name, mode, file, socket };
+            config.console_ports.get_or_insert_default().push(port);
+        }
+    }
+    Ok(())
+}
+
+type Character = (ConsoleMode, Option<PathBuf>, Option<PathBuf>, Option<String>);
+
+fn character(option: &'static str, mut keys: Keys) -> Result<Character, FlagError> {
+    let (mode, file, socket) = (keys.take("mode"), keys.take("file"), keys.take("socket"));
+    let mode = match (mode.as_deref(), &file, &socket) {
+        (Some("off"), ..) => ConsoleMode::Off,
+        (Some("pty"), ..) => ConsoleMode::Pty,
+        (Some("tty"), ..) => ConsoleMode::Tty,
+        (Some("null"), ..) => ConsoleMode::Null,
+        (None, Some(_), _) => ConsoleMode::File,
+        (None, None, Some(_)) => ConsoleMode::Socket,
+        (mode, ..) => {
+            return Err(FlagError::Value {
+                option,
+                key: "mode",
+                value: mode.unwrap_or_default().to_owned(),
+                expected: "tty, pty, null, off, file=PATH or socket=PATH",
+            });
+        }
+    };
+    Ok((mode, file.map(PathBuf::from), socket.map(PathBuf::from), keys.take("name")))
+}
+
+fn on_reset(value: &str) -> Result<OnResetConfig, FlagError> {
+    match value {
+        "reboot" => Ok(OnResetConfig::Reboot),
+        "exit" => Ok(OnResetConfig::Exit),
+        other => {
+            Err(FlagError::Plain { option: "on-reset", value: other.to_owned(), expected: "reboot or exit" })
+        }
+    }
+}

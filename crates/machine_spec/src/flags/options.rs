@@ -1,0 +1,81 @@
+//! The options there are, with their help.
+
+/// An option that describes the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineOption {
+    /// Name, without its dashes.
+    pub name: &'static str,
+    /// What its value looks like.
+    pub value: &'static str,
+    /// It may be given more than once.
+    pub repeatable: bool,
+    /// What it does, for people.
+    pub help: &'static str,
+}
+
+impl MachineOption {
+    /// The option with that name.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        OPTIONS.iter().find(|option| option.name == name)
+    }
+}
+
+/// Every option that describes the machine, in the order of the help.
+pub const OPTIONS: &[MachineOption] = &[
+    MachineOption {
+        name: "kernel",
+        value: "FILE",
+        repeatable: false,
+        help: "Kernel to boot: a bzImage, or an ELF image with a PVH note",
+    },
+    MachineOption { name: "initramfs", value: "FILE", repeatable: false, help: "Initial RAM file system" },
+    MachineOption { name: "cmdline", value: "TEXT", repeatable: false, help: "Kernel command line" },
+    MachineOption {
+        name: "cpus",
+        value: "boot=N[,topology=THREADS:CORES:DIES:SOCKETS]",
+        repeatable: false,
+        help: "vCPUs, 1 to 254, and how the guest sees them [default: 1]",
+    },
+    MachineOption {
+        name: "memory",
+        value: "size=SIZE[,shared=on][,hugepages=on[,hugepage_size=2M|1G]][,mergeable=on][,prefault=on][,thp=off]",
+        repeatable: false,
+        help: "Guest memory, at least 64M; a SIZE is in bytes or has K, M, G or T behind it [default: 512M]",
+    },
+    MachineOption {
+        name: "disk",
+        value: "path=FILE[,readonly=on][,direct=on][,num_queues=N][,queue_size=N][,serial=TEXT][,id=ID]",
+        repeatable: true,
+        help: "Disk from a raw image or a block device; may be repeated",
+    },
+    MachineOption {
+        name: "net",
+        value: "tap=NAME|fd=[N,...][,mac=MAC][,ip=ADDRESS][,mask=MASK][,mtu=N][,num_queues=N][,queue_size=N][,id=ID]",
+        repeatable: true,
+        help: "Network interface on a TAP device; may be repeated",
+    },
+    MachineOption {
+        name: "rng",
+        value: "src=FILE",
+        repeatable: false,
+        help: "Entropy device that is fed from FILE, such as /dev/urandom [default: none]",
+    },
+    MachineOption {
+        name: "serial",
+        value: "tty|pty|null|off|file=PATH|socket=PATH",
+        repeatable: false,
+        help: "What is on the serial port [default: tty, or off when there is a console]",
+    },
+    MachineOption {
+        name: "console",
+        value: "tty|pty|null|off|file=PATH|socket=PATH[,name=NAME]",
+        repeatable: true,
+        help: "What is on the virtio console; may be repeated for more ports, with a name or as hvc1 and so on [default: off]",
+    },
+    MachineOption {
+        name: "on-reset",
+        value: "reboot|exit",
+        repeatable: false,
+        help: "What a reset by the guest does [default: reboot]",
+    },
+];

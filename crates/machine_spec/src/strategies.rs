@@ -1,0 +1,173 @@
+//! Descriptions for property tests: everything that is accepted, said in as many ways as it can be.
+
+use std::path::PathBuf;
+
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+
+use crate::wire::{
+    ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig, MacAddress,
+    MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, RngConfig, SerialConfig, VmConfig,
+};
+
+/// A path with everything in it that a spelling could trip over.
+fn path() -> impl Strategy<Value = PathBuf> {
+    r#"[a-zA-Z0-9/,="\\\[\]é -]{1,12}"#.prop_map(PathBuf::from)
+}
+
+fn cpus() -> impl Strategy<Value = CpusConfig> {
+    (1u16..=2, 1u16..=8, 1u16..=2, 1u16..=4, any::<bool>()).prop_map(
+        |(threads_per_core, cores_per_die, dies_per_package, packages, told)| {
+            let count = u32::from(threads_per_core * cores_per_die * dies_per_package * packages);
+            let topology = CpuTopologyConfig { threads_per_core, cores_per_die, dies_per_package, packages };
+            CpusConfig { boot_vcpus: count, max_vcpus: count, topology: told.then_some(topology) }
+        },
+    )
+}
+
+fn memory() -> impl Strategy<Value = MemoryConfig> {
+    let backing = prop_oneof![
+        Just((false, None, 2u64 << 20)),
+        Just((true, None, 2 << 20)),
+        Just((true, Some(2 << 20), 2 << 20)),
+        Just((true, Some(1 << 30), 1 << 30)),
+    ];
+    (backing, 32u64..4096, any::<[bool; 4]>()).prop_map(
+        |((hugepages, hugepage_size, step), pages, [shared, mergeable, prefault, thp])| MemoryConfig {
+            size: pages * step,
+            mergeable: mergeable && !shared && !hugepages,
+            shared,
+            hugepages,
+            hugepage_size,
+            prefault,
+            thp,
+        },
+    )
+}
+
+fn payload() -> impl Strategy<Value = PayloadConfig> {
+    (path(), of("[ -~]{0,30}"), of(path())).prop_map(|(kernel, cmdline, initramfs)| PayloadConfig {
+        kernel: Some(kernel),
+        cmdline,
+        initramfs,
+    })
+}
+
+fn disk() -> impl Strategy<Value = DiskConfig> {
+    (path(), any::<[bool; 2]>(), 1u32..=256, 1u32..=15, of("[ -~]{1,20}"), any::<bool>()).prop_map(
+        |(path, [readonly, direct], num_queues, order, serial, named)| DiskConfig {
+            path: Some(path),
+            readonly,
+            direct,
+            num_queues,
+            queue_size: 1 << order,
+            id: named.then(String::new),
+            serial,
+        },
+    )
+}
+
+fn net() -> impl Strategy<Value = NetConfig> {
+    let backend = (any::<bool>(), of((1u8..=223, any::<bool>())), 1usize..=4, any::<[bool; 3]>());
+    (backend, any::<[u8; 6]>(), of(1280u16..), 1u32..=15).prop_map(
+        |((by_name, address, pairs, [fds, count_told, mac_told]), mac, mtu, order)| {
+            let address = address.filter(|_| !fds).map(|(byte, masked)| ([10, 0, 1, byte].into(), masked));
+            NetConfig {
+                tap: (by_name && !fds).then(|| "tap".to_owned()),
+                ip: address.map(|(ip, _)| ip),
+                mask: address.filter(|(_, masked)| *masked).map(|_| [255, 255, 0, 0].into()),
+                mac: mac_told.then_some(MacAddress(mac)),
+                mtu,
+                num_queues: (count_told || !fds).then(|| 2 * u32::try_from(pairs).unwrap()),
+                queue_size: 1 << order,
+                id: None,
+                fds: fds.then(|| vec![0; pairs]),
+            }
+        },
+    )
+}
+
+fn port() -> impl Strategy<Value = ConsolePortConfig> {
+    let mode = prop_oneof![
+        Just(ConsoleMode::Pty),
+        Just(ConsoleMode::Null),
+        Just(ConsoleMode::File),
+        Just(ConsoleMode::Socket)
+    ];
+    (mode, path(), any::<bool>()).prop_map(|(mode, path, named)| ConsolePortConfig {
+        name: named.then(String::new),
+        mode,
+        file: (mode == ConsoleMode::File).then(|| path.clone()),
+        socket: (mode == ConsoleMode::Socket).then_some(path),
+    })
+}
+
+/// Makes what must be unique so, by a number.
+fn told_apart(mut config: VmConfig) -> VmConfig {
+    let mut number = 2u8;
+    let mut next = || {
+        number += 1;
+        number
+    };
+    let numbered = |path: &mut Option<PathBuf>, number: u8| {
+        if let Some(path) = path {
+            *path = format!("{number}{}", path.display()).into();
+        }
+    };
+    for disk in config.disks.iter_mut().flatten() {
+        numbered(&mut disk.path, next());
+        // May be the identifier that another disk would be given.
+        disk.id = disk.id.take().map(|_| format!("disk{}", next()));
+    }
+    for net in config.net.iter_mut().flatten() {
+        net.tap = net.tap.take().map(|tap| format!("{tap}{}", next()));
+        if let Some(MacAddress(bytes)) = &mut net.mac {
+            bytes[0] &= 0xfe;
+            bytes[5] = next();
+        }
+        for fd in net.fds.iter_mut().flatten() {
+            *fd = next().into();
+        }
+    }
+    if let Some(console) = &mut config.console {
+        numbered(&mut console.file, next());
+        numbered(&mut console.socket, next());
+    }
+    for port in config.console_ports.iter_mut().flatten() {
+        port.name = port.name.take().map(|_| format!("port.{}", next()));
+        numbered(&mut port.file, next());
+        numbered(&mut port.socket, next());
+    }
+    config
+}
+
+/// Any description that is accepted.
+pub(crate) fn config() -> impl Strategy<Value = VmConfig> {
+    let board = (cpus(), memory(), payload(), of(path()));
+    let devices = (of(vec(disk(), 0..4)), of(vec(net(), 0..4)));
+    let serial = prop_oneof![Just(ConsoleMode::Off), Just(ConsoleMode::Tty), Just(ConsoleMode::Null)];
+    let characters = (of(serial), of(port()), of(vec(port(), 0..4)));
+    let on_reset = of(prop_oneof![Just(OnResetConfig::Reboot), Just(OnResetConfig::Exit)]);
+    (board, devices, characters, on_reset).prop_map(
+        |((cpus, memory, payload, rng), (disks, net), (serial, console, console_ports), on_reset)| {
+            told_apart(VmConfig {
+                cpus,
+                memory,
+                payload,
+                disks,
+                net,
+                rng: rng.map(|src| RngConfig { src }),
+                serial: serial.map(|mode| SerialConfig { mode, file: None, socket: None }),
+                console: console.map(|port| ConsoleConfig {
+                    mode: port.mode,
+                    file: port.file,
+                    socket: port.socket,
+                }),
+                platform: None,
+                console_ports,
+                on_reset,
+            })
+        },
+    )
+}

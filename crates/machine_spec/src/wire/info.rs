@@ -1,0 +1,51 @@
+//! What the VMM tells about itself and its machine.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::VmConfig;
+
+/// Answer to `vmm.ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmmPingResponse {
+    /// Version with whatever tells builds of it apart.
+    pub build_version: String,
+    /// Version.
+    pub version: String,
+    /// Process identifier of the VMM.
+    pub pid: i64,
+    /// Optional parts that this build has.
+    pub features: Vec<String>,
+}
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmState {
+    /// Described, not running yet.
+    Created,
+    /// vCPUs run.
+    Running,
+    /// Stopped; can be booted again.
+    Shutdown,
+    /// vCPUs are stopped, devices drained.
+    Paused,
+}
+
+/// Answer to `vm.info`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmInfo {
+    /// The machine as it was built: every default filled in. The `file` of a character device in mode `Pty` is the path
+    /// of its pseudo-terminal.
+    pub config: VmConfig,
+    /// Where the machine is in its life.
+    pub state: VmState,
+    /// Guest memory in bytes.
+    #[serde(default)]
+    pub memory_actual_size: u64,
+}
+
+/// Answer to `vm.counters`: device identifier, counter, value since the machine was built.
+pub type VmCounters = BTreeMap<String, BTreeMap<String, u64>>;

@@ -1,0 +1,147 @@
+//! The ACPI tables that describe the board to a guest (ACPI specification 6.3).
+//!
+//! Written for a fast start as much as for a complete description: every object that is absent is one that the guest
+//! neither parses nor probes, so devices appear only if the machine has them, resources are constants instead of
+//! methods, and the boot flags say which legacy hardware need not be looked for.
+//!
+//! The tables lie in the legacy BIOS area (E_0000h to F_FFFFh), which the memory map reserves. The root pointer is
+//! at its start, where guests that are not told the address search for it.
+//!
+//! Pure: a description goes in, bytes for guest memory come out.
+
+mod dsdt;
+mod fixed;
+mod interrupts;
+mod ports;
+mod table;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+
+use crate::layout::{BIOS_AREA, MemoryLayout};
+
+pub use dsdt::intx_interrupt;
+
+/// What the tables describe.
+#[derive(Debug, Clone)]
+pub struct AcpiMachine<'a> {
+    /// The guest's address map.
+    pub layout: &'a MemoryLayout,
+    /// The APIC identifier of each vCPU; the index is the processor's `_UID`.
+    pub apic_ids: &'a [u32],
+    /// Where the interval timer interrupts.
+    pub interval_timer: IntervalTimer,
+    /// Devices of the PC that this machine has.
+    pub legacy: LegacyDevices,
+}
+
+/// Where the output of the 8254 interval timer's channel 0 (ISA IRQ 0) goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntervalTimer {
+    /// No such timer, or wired to pin 0 of the I/O APIC as the other ISA interrupts are to theirs.
+    PinZero,
+    /// Wired to pin 2 of the I/O APIC, as on most PCs.
+    PinTwo,
+}
+
+/// Devices of the PC that a guest would otherwise have to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegacyDevices {
+    /// The pair of 8259 interrupt controllers.
+    pub pic: bool,
+    /// The first serial port.
+    pub serial: bool,
+    /// The real-time clock.
+    pub real_time_clock: bool,
+    /// The i8042 keyboard controller.
+    pub keyboard_controller: bool,
+}
+
+/// Why there are no tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AcpiError {
+    /// More than [`MAXIMUM_VCPUS`].
+    #[error("ACPI tables for {0} vCPUs cannot be built: {MAXIMUM_VCPUS} is the most")]
+    TooManyVcpus(usize),
+    /// The tables would leave their reserved area.
+    #[error("ACPI tables of {0} bytes do not fit into the 128 KiB below 1 MiB that are reserved for them")]
+    TooLarge(usize),
+}
+
+/// Names of processor objects have three hexadecimal digits.
+pub const MAXIMUM_VCPUS: usize = 0x1000;
+
+/// Finished tables and their place in guest memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcpiTables {
+    bytes: Vec<u8>,
+    /// Where each table begins in `bytes`.
+    offsets: Vec<usize>,
+}
+
+impl AcpiTables {
+    /// Builds the tables of `machine`.
+    pub fn build(machine: &AcpiMachine<'_>) -> Result<Self, AcpiError> {
+        if machine.apic_ids.len() > MAXIMUM_VCPUS {
+            return Err(AcpiError::TooManyVcpus(machine.apic_ids.len()));
+        }
+        let mut area = Area::new();
+        // The root pointer comes first and is filled in last.
+        area.bytes.resize(table::ROOT_POINTER_LENGTH, 0);
+        let facs = area.place(&fixed::facs(), fixed::FACS_ALIGNMENT);
+        let dsdt = area.place(&dsdt::build(machine), TABLE_ALIGNMENT);
+        let listed = [fixed::fadt(machine, facs, dsdt), interrupts::madt(machine), table::mcfg()];
+        let addresses: Vec<u64> = listed.iter().map(|table| area.place(table, TABLE_ALIGNMENT)).collect();
+        let xsdt = area.place(&table::xsdt(&addresses), TABLE_ALIGNMENT);
+        area.bytes[..table::ROOT_POINTER_LENGTH].copy_from_slice(&table::root_pointer(xsdt));
+        let length = BIOS_AREA.end - BIOS_AREA.start;
+        if area.bytes.len() as u64 > length {
+            return Err(AcpiError::TooLarge(area.bytes.len()));
+        }
+        Ok(Self { bytes: area.bytes, offsets: area.offsets })
+    }
+
+    /// Guest-physical address of the root pointer (RSDP).
+    pub fn root_pointer(&self) -> u64 {
+        BIOS_AREA.start
+    }
+
+    /// Every table but the root pointer, with its guest-physical address.
+    pub fn tables(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.offsets.iter().map(|&offset| {
+            let rest = &self.bytes[offset..];
+            let length = rest[4..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+            (BIOS_AREA.start + offset as u64, &rest[..(length as usize).min(rest.len())])
+        })
+    }
+
+    /// Writes the tables to their place in `memory`.
+    pub fn write(&self, memory: &GuestMemoryMmap<()>) -> Result<(), GuestMemoryError> {
+        memory.write_slice(&self.bytes, GuestAddress(BIOS_AREA.start))
+    }
+}
+
+const TABLE_ALIGNMENT: usize = 16;
+
+/// The reserved area while it is filled.
+struct Area {
+    bytes: Vec<u8>,
+    offsets: Vec<usize>,
+}
+
+impl Area {
+    fn new() -> Self {
+        Self { bytes: Vec::with_capacity(16 << 10), offsets: Vec::new() }
+    }
+
+    /// Adds a table and returns its guest-physical address.
+    fn place(&mut self, table: &[u8], alignment: usize) -> u64 {
+        let offset = self.bytes.len().next_multiple_of(alignment);
+        self.bytes.resize(offset, 0);
+        self.bytes.extend_from_slice(table);
+        self.offsets.push(offset);
+        BIOS_AREA.start + offset as u64
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,302 @@
+//! The VM driver: one thread that owns the machine and is its only mutator.
+//!
+//! Requests (control API, command line), what guests do and signals arrive in one queue and are handled in order, one at
+//! a time, so every request sees a machine at rest. Life of a machine:
+//!
+//! ```text
+//!   vm.create          vm.boot            vm.pause
+//!  ──────────▶ Created ───────▶ Running ◀─────────▶ Paused
+//!                 ▲               │  │   vm.resume    │
+//!                 └── vm.shutdown ┴──┼────────────────┘
+//!                                    ├─ guest resets: the machine is built anew and runs (or the process ends)
+//!                                    └─ guest powers off or crashes: the process ends
+//! ```
+//!
+//! A reboot tears the live machine down and builds another from the same specification, around the same host resources
+//! (open disks, network interfaces, terminals), so that no device can forget to reset a field.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+
+use machine_spec::MachineSpec;
+use machine_spec::spec::OnReset;
+use platform::VmRequest;
+use platform::worker::WorkerHandle;
+
+use crate::admission::admit;
+use crate::control::{Action, ControlError, Controller, Reply, Request, VmState};
+use crate::machine::{BuildError, HostResources, Machine};
+use crate::vcpu_thread::{EventSink, GuestEvent};
+
+/// How the life of the process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// The guest powered off, reset with `--on-reset exit`, or the process was told to end. Exit code 0.
+    Ended,
+    /// The guest crashed, or the host failed it while it ran. Exit code 1.
+    Failed,
+    /// What was asked for was refused before a guest started. Exit code 2.
+    Refused,
+}
+
+impl From<ExitStatus> for std::process::ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(match status {
+            ExitStatus::Ended => 0,
+            ExitStatus::Failed => 1,
+            ExitStatus::Refused => 2,
+        })
+    }
+}
+
+/// What arrives in the driver's queue.
+enum Input {
+    /// A client asks for something.
+    Request(Request),
+    /// A vCPU of the machine number `machine` reports.
+    Guest {
+        /// Events of machines that are gone are stale and ignored.
+        machine: u64,
+        event: GuestEvent,
+    },
+    /// The process was told to end by the signal.
+    Signal(&'static str),
+}
+
+/// The driver's queue and everything behind it.
+pub(crate) struct VmDriver {
+    inputs: Receiver<Input>,
+    post: Sender<Input>,
+    description: Option<Description>,
+    /// Counts machines built, to tell events of the live one from stale ones.
+    machines: u64,
+    worker: WorkerHandle,
+}
+
+/// A machine that has been created, and what of it lives.
+struct Description {
+    spec: MachineSpec,
+    live: Option<Live>,
+}
+
+struct Live {
+    /// Dropped before the resources that it borrows from.
+    machine: Machine,
+    resources: HostResources,
+    paused: bool,
+}
+
+impl Description {
+    fn state(&self) -> VmState {
+        match &self.live {
+            None => VmState::Created,
+            Some(live) if live.paused => VmState::Paused,
+            Some(_) => VmState::Running,
+        }
+    }
+}
+
+/// Tells the driver that the process is to end.
+#[derive(Clone)]
+pub(crate) struct SignalSink(Sender<Input>);
+
+impl SignalSink {
+    pub(crate) fn send(&self, signal: &'static str) {
+        // No receiver: the driver has ended already.
+        let _ = self.0.send(Input::Signal(signal));
+    }
+}
+
+impl VmDriver {
+    /// A driver whose machines' devices work on `worker`.
+    pub(crate) fn new(worker: WorkerHandle) -> Self {
+        let (post, inputs) = mpsc::channel();
+        Self { inputs, post, description: None, machines: 0, worker }
+    }
+
+    /// The door for clients.
+    pub(crate) fn controller(&self) -> Controller {
+        let post = self.post.clone();
+        Controller::new(move |request| {
+            post.send(Input::Request(request)).map_err(|mpsc::SendError(input)| match input {
+                Input::Request(request) => request,
+                Input::Guest { .. } | Input::Signal(_) => unreachable!("a request was sent"),
+            })
+        })
+    }
+
+    /// The door for signals.
+    pub(crate) fn signals(&self) -> SignalSink {
+        SignalSink(self.post.clone())
+    }
+
+    /// Creates and boots a machine before any client is heard.
+    pub(crate) fn start(&mut self, spec: MachineSpec) -> Result<(), BuildError> {
+        let live = self.boot(&spec)?;
+        self.description = Some(Description { spec, live: Some(live) });
+        Ok(())
+    }
+
+    /// Handles inputs until the process is to end.
+    pub(crate) fn run(mut self) -> ExitStatus {
+        loop {
+            let Ok(input) = self.inputs.recv() else {
+                unreachable!("the driver holds a sender of its own queue")
+            };
+            let ended = match input {
+                Input::Request(Request { action, reply }) => {
+                    let ends = matches!(action, Action::ShutdownVmm);
+                    let answer = self.handle(action);
+                    // The client may have gone away.
+                    let _ = reply.send(answer);
+                    ends.then_some(ExitStatus::Ended)
+                }
+                Input::Guest { machine, event } if machine == self.machines => self.guest(event),
+                Input::Guest { .. } => None,
+                Input::Signal(name) => {
+                    tracing::info!(signal = name, "told to end");
+                    Some(ExitStatus::Ended)
+                }
+            };
+            if let Some(status) = ended {
+                return status;
+            }
+        }
+    }
+
+    fn handle(&mut self, action: Action) -> Result<Reply, ControlError> {
+        admit(self.description.as_ref().map(Description::state), &action)?;
+        let fail = |error: BuildError| ControlError::Failed(error.to_string());
+        match action {
+            Action::Create(spec) => self.description = Some(Description { spec: *spec, live: None }),
+            Action::Delete | Action::ShutdownVmm => self.description = None,
+            Action::Boot => {
+                let spec = self.spec()?.clone();
+                let live = self.boot(&spec).map_err(fail)?;
+                self.description = Some(Description { spec, live: Some(live) });
+            }
+            Action::Reboot => self.reboot().map_err(fail)?,
+            Action::Shutdown => {
+                if let Some(description) = &mut self.description {
+                    description.live = None;
+                }
+            }
+            Action::Info => {
+                let description = self.description.as_ref().ok_or(ControlError::NotCreated)?;
+                return Ok(Reply::Info {
+                    spec: Box::new(description.spec.clone()),
+                    state: description.state(),
+                    memory_actual_bytes: description.spec.memory.bytes,
+                    pseudo_terminals: description
+                        .live
+                        .as_ref()
+                        .map_or_else(Vec::new, |live| live.resources.pseudo_terminals()),
+                });
+            }
+            Action::Pause => self.live()?.pause().map_err(ControlError::Failed)?,
+            Action::Resume => self.live()?.resume().map_err(ControlError::Failed)?,
+            Action::PowerButton => self.live()?.machine.press_power_button(),
+            Action::Nmi => self.live()?.machine.inject_nmi().map_err(ControlError::Failed)?,
+            Action::Counters => return Ok(Reply::Counters(self.live()?.machine.counters())),
+        }
+        Ok(Reply::Done)
+    }
+
+    fn spec(&self) -> Result<&MachineSpec, ControlError> {
+        self.description.as_ref().map(|description| &description.spec).ok_or(ControlError::NotCreated)
+    }
+
+    /// The live machine; admission has checked that there is one.
+    fn live(&mut self) -> Result<&mut Live, ControlError> {
+        self.description
+            .as_mut()
+            .and_then(|description| description.live.as_mut())
+            .ok_or(ControlError::WrongState { action: "reach", state: VmState::Created })
+    }
+
+    /// Opens what the machine needs of the host, builds it and lets it run.
+    fn boot(&mut self, spec: &MachineSpec) -> Result<Live, BuildError> {
+        let resources = HostResources::open(spec, &self.worker)?;
+        let machine = self.build(spec, &resources)?;
+        Ok(Live { machine, resources, paused: false })
+    }
+
+    fn build(&mut self, spec: &MachineSpec, resources: &HostResources) -> Result<Machine, BuildError> {
+        self.machines += 1;
+        let (number, post) = (self.machines, self.post.clone());
+        let events: EventSink = Arc::new(move |event| {
+            // No receiver: the process is ending.
+            let _ = post.send(Input::Guest { machine: number, event });
+        });
+        let machine = Machine::build(spec, resources, &events)?;
+        machine.run()?;
+        Ok(machine)
+    }
+
+    /// Ends the live machine and starts another in its place; the host resources stay open.
+    fn reboot(&mut self) -> Result<(), BuildError> {
+        let Some(Description { spec, live: Some(Live { machine, resources, .. }) }) = self.description.take()
+        else {
+            unreachable!("admission and the machine's number have shown that a machine lives");
+        };
+        drop(machine);
+        match self.build(&spec, &resources) {
+            Ok(machine) => {
+                self.description =
+                    Some(Description { spec, live: Some(Live { machine, resources, paused: false }) });
+                Ok(())
+            }
+            Err(error) => {
+                self.description = Some(Description { spec, live: None });
+                Err(error)
+            }
+        }
+    }
+
+    /// What a guest did; a status if the process is to end.
+    fn guest(&mut self, event: GuestEvent) -> Option<ExitStatus> {
+        match event {
+            GuestEvent::Ask(VmRequest::PowerOff) => {
+                tracing::info!("the guest powered off");
+                Some(ExitStatus::Ended)
+            }
+            GuestEvent::Ask(VmRequest::Reset) => self.guest_reset(),
+            GuestEvent::Crashed(report) => {
+                tracing::error!("the guest crashed: {report}");
+                Some(ExitStatus::Failed)
+            }
+        }
+    }
+
+    fn guest_reset(&mut self) -> Option<ExitStatus> {
+        let on_reset =
+            self.description.as_ref().map_or(OnReset::Exit, |description| description.spec.on_reset);
+        match on_reset {
+            OnReset::Exit => {
+                tracing::info!("the guest reset");
+                Some(ExitStatus::Ended)
+            }
+            OnReset::Reboot => {
+                tracing::info!("the guest reset: starting it again");
+                self.reboot().err().map(|error| {
+                    tracing::error!("the guest could not be started again: {error}");
+                    ExitStatus::Failed
+                })
+            }
+        }
+    }
+}
+
+impl Live {
+    fn pause(&mut self) -> Result<(), String> {
+        self.machine.pause()?;
+        self.paused = true;
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), String> {
+        self.machine.resume()?;
+        self.paused = false;
+        Ok(())
+    }
+}

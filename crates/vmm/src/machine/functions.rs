@@ -1,0 +1,196 @@
+//! Virtio devices on the PCI bus: from each part of the specification to a plugged function.
+
+use std::sync::Arc;
+
+use kvm_host::Vm;
+use machine_spec::MachineSpec;
+use machine_spec::spec::{ConsolePortSpec, DiskSpec, NetSpec, RngSpec};
+use parking_lot::Mutex;
+use platform::InterruptLine;
+use platform::pci::{BarAllocator, BarWidth, DeviceFunction, PciRoot};
+use platform::worker::WorkerHandle;
+use virtio::block::{Block, BlockConfig, BlockHandle};
+use virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortConfig};
+use virtio::device::{GuestMemory, VirtioDevice};
+use virtio::net::{Net, NetConfig, NetHandle};
+use virtio::pci::{PciPlace, PciWires, VirtioPciFunction};
+use virtio::rng::{Rng, RngConfig, RngHandle};
+
+use super::Function;
+use super::error::BuildError;
+use super::resources::HostResources;
+use crate::acpi::intx_interrupt;
+
+/// Device numbers on bus 0 that functions can have: 0 is the host bridge, 31 the LPC bridge.
+const SLOTS: std::ops::Range<u8> = 1..31;
+
+/// Entries in the entropy device's queue: a few requests are in flight at most.
+const RNG_QUEUE_SIZE: u16 = 64;
+
+/// What functions are plugged into.
+pub(super) struct Host<'a> {
+    pub(super) memory: &'a Arc<GuestMemory>,
+    pub(super) vm: &'a Arc<Vm>,
+    pub(super) pci: &'a Arc<PciRoot>,
+    pub(super) worker: WorkerHandle,
+}
+
+/// Where a device's counters are read.
+#[derive(Debug)]
+pub(crate) enum Counters {
+    Block(BlockHandle),
+    Net(NetHandle),
+    Rng(RngHandle),
+    Console(ConsoleHandle),
+}
+
+impl Counters {
+    /// The counters by the names that the control API gives them.
+    pub(crate) fn read(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Block(handle) => {
+                let counters = handle.counters();
+                vec![
+                    ("read_bytes", counters.read_bytes.get()),
+                    ("read_ops", counters.reads.get()),
+                    ("write_bytes", counters.write_bytes.get()),
+                    ("write_ops", counters.writes.get()),
+                    ("flush_ops", counters.flushes.get()),
+                    ("errors", counters.errors.get()),
+                ]
+            }
+            Self::Net(handle) => {
+                let counters = handle.counters();
+                vec![
+                    ("rx_bytes", counters.rx_bytes.get()),
+                    ("rx_frames", counters.rx_frames.get()),
+                    ("rx_dropped", counters.rx_dropped.get()),
+                    ("tx_bytes", counters.tx_bytes.get()),
+                    ("tx_frames", counters.tx_frames.get()),
+                    ("tx_dropped", counters.tx_dropped.get()),
+                ]
+            }
+            Self::Rng(handle) => vec![("read_bytes", handle.counters().bytes.get())],
+            Self::Console(handle) => {
+                let ports = || (0..).map_while(|port| handle.counters(port));
+                let received = ports().map(|port| port.input_bytes.get()).sum();
+                let sent = ports().map(|port| port.output_bytes.get()).sum();
+                vec![("rx_bytes", received), ("tx_bytes", sent)]
+            }
+        }
+    }
+}
+
+/// Builds and plugs every virtio device of `spec`: disks first, so that they have the same place whatever else there is.
+pub(super) fn plug_all(
+    spec: &MachineSpec,
+    resources: &HostResources,
+    host: &Host<'_>,
+    bars: BarAllocator,
+) -> Result<Vec<Function>, BuildError> {
+    let mut plugger = Plugger { host, bars, slots: SLOTS, functions: Vec::new() };
+    for (disk, backend) in spec.disks.iter().zip(&resources.disks) {
+        plugger.disk(disk, backend)?;
+    }
+    for (index, net) in spec.nets.iter().enumerate() {
+        plugger.net(net, resources.net_backends(index)?)?;
+    }
+    if let Some(rng) = &spec.rng {
+        plugger.rng(rng)?;
+    }
+    if !spec.console_ports.is_empty() {
+        plugger.console(&spec.console_ports, resources)?;
+    }
+    Ok(plugger.functions)
+}
+
+struct Plugger<'a> {
+    host: &'a Host<'a>,
+    bars: BarAllocator,
+    slots: std::ops::Range<u8>,
+    functions: Vec<Function>,
+}
+
+impl Plugger<'_> {
+    fn disk(&mut self, spec: &DiskSpec, backend: &Arc<dyn block_io::BlockBackend>) -> Result<(), BuildError> {
+        let config = BlockConfig {
+            backend: Arc::clone(backend),
+            queues: spec.queues,
+            queue_size: spec.queue_size,
+            serial: spec.serial.clone().unwrap_or_default(),
+            workers: vec![self.host.worker.clone()],
+        };
+        let block = Block::build(config).map_err(device_error(&spec.id))?;
+        let counters = Counters::Block(block.handle());
+        self.plug(&spec.id, Box::new(block), counters)
+    }
+
+    fn net(&mut self, spec: &NetSpec, backends: Vec<Box<dyn net_io::NetBackend>>) -> Result<(), BuildError> {
+        let config = NetConfig {
+            backends,
+            mac: spec.mac,
+            mtu: spec.mtu,
+            queue_size: spec.queue_size,
+            workers: vec![self.host.worker.clone()],
+        };
+        let net = Net::build(config).map_err(device_error(&spec.id))?;
+        let counters = Counters::Net(net.handle());
+        self.plug(&spec.id, Box::new(net), counters)
+    }
+
+    fn rng(&mut self, spec: &RngSpec) -> Result<(), BuildError> {
+        let config = RngConfig {
+            source: spec.source.clone(),
+            queue_size: RNG_QUEUE_SIZE,
+            worker: self.host.worker.clone(),
+        };
+        let rng = Rng::build(config).map_err(device_error("_rng"))?;
+        let counters = Counters::Rng(rng.handle());
+        self.plug("_rng", Box::new(rng), counters)
+    }
+
+    fn console(&mut self, ports: &[ConsolePortSpec], resources: &HostResources) -> Result<(), BuildError> {
+        let ports = ports
+            .iter()
+            .zip(&resources.console_ports)
+            .map(|(port, backend)| PortConfig { name: port.name.clone(), backend: Arc::clone(backend) })
+            .collect();
+        let config = ConsoleConfig { ports, worker: self.host.worker.clone() };
+        let console = Console::build(config).map_err(device_error("_console"))?;
+        let counters = Counters::Console(console.handle());
+        self.plug("_console", Box::new(console), counters)
+    }
+
+    /// Puts a device into the next slot of the bus.
+    fn plug(
+        &mut self,
+        id: &str,
+        device: Box<dyn VirtioDevice>,
+        counters: Counters,
+    ) -> Result<(), BuildError> {
+        let Host { memory, vm, pci, .. } = self.host;
+        let slot = self
+            .slots
+            .next()
+            .ok_or_else(|| BuildError::NoSlot { device: id.to_owned(), most: SLOTS.len() })?;
+        let vectors = u16::try_from(device.traits().queue_sizes.len()).unwrap_or(u16::MAX).saturating_add(1);
+        let gsi = intx_interrupt(slot, 0);
+        let wires = PciWires {
+            memory: Arc::clone(memory),
+            msi: Arc::new(vm.msi_function(vectors)?),
+            line: Arc::new(vm.interrupt_line(gsi)?) as Arc<dyn InterruptLine>,
+            doorbells: Arc::clone(vm) as Arc<dyn platform::Doorbells>,
+        };
+        let bar = self.bars.allocate(BarWidth::Bits64, VirtioPciFunction::BAR_BYTES)?;
+        let place = PciPlace { bar: Some(bar.start), interrupt_line: u8::try_from(gsi).unwrap_or(u8::MAX) };
+        let function = Arc::new(Mutex::new(VirtioPciFunction::new(device, wires, place)?));
+        pci.insert(DeviceFunction::device_zero(slot), Arc::clone(&function) as _)?;
+        self.functions.push(Function { id: id.to_owned(), pci: function, counters });
+        Ok(())
+    }
+}
+
+fn device_error(device: &str) -> impl FnOnce(virtio::BuildError) -> BuildError {
+    let device = device.to_owned();
+    move |source| BuildError::Device { device, source }
+}

@@ -1,0 +1,214 @@
+//! The live machine: memory, KVM, board, devices and vCPU threads, built from a specification in one go.
+//!
+//! The order matters for the time to the first instruction: memory slots before interrupt controllers (then the kernel
+//! has no readers to wait for), and everything that only a running guest needs (eventfds, routes, doorbells) is left to
+//! the moment when its driver asks for it.
+//!
+//! Owned by the VM driver. Dropped in the order of the fields: vCPUs leave the guest first, then devices drain, memory
+//! goes last.
+
+mod board;
+mod error;
+mod functions;
+mod resources;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_host::{Kvm, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
+use machine_spec::MachineSpec;
+use machine_spec::spec::{BootSpec, CpuTopology};
+use parking_lot::Mutex;
+use platform::Bus;
+use platform::pci::{BarAllocator, PciRoot};
+use virtio::device::GuestMemory;
+use virtio::pci::VirtioPciFunction;
+use vm_memory::GuestMemoryBackend;
+
+pub(crate) use error::BuildError;
+pub(crate) use resources::HostResources;
+
+use crate::boot::{self, CommandLine, EntryPoint, KernelBoot};
+use crate::layout::{self, MemoryLayout};
+use crate::vcpu_thread::{AddressSpaces, EventSink, VcpuThreads};
+use board::Board;
+
+/// The device through which KVM is reached.
+const KVM_DEVICE: &str = "/dev/kvm";
+
+/// Longest wait for devices to finish what is in flight when the machine is paused. Storage that does not answer for so
+/// long is broken, and the pause is refused rather than waited for.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// One counter of a device.
+pub(crate) type DeviceCounters = Vec<(String, Vec<(&'static str, u64)>)>;
+
+/// A machine with a guest in it.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    vcpus: VcpuThreads,
+    board: Board,
+    functions: Vec<Function>,
+    _vm: Arc<Vm>,
+    _memory: Arc<GuestMemory>,
+}
+
+/// A virtio device on the PCI bus.
+#[derive(Debug)]
+pub(crate) struct Function {
+    /// The device's identifier in the specification.
+    pub(crate) id: String,
+    pub(crate) pci: Arc<Mutex<VirtioPciFunction>>,
+    pub(crate) counters: functions::Counters,
+}
+
+impl Machine {
+    /// Builds the machine and its threads; the vCPUs wait for [`Machine::run`].
+    pub(crate) fn build(
+        spec: &MachineSpec,
+        resources: &HostResources,
+        events: &EventSink,
+    ) -> Result<Self, BuildError> {
+        let kvm = Arc::new(Kvm::open(Path::new(KVM_DEVICE))?);
+        if usize::from(spec.cpus.count) > kvm.max_vcpus() {
+            return Err(BuildError::TooManyCpus { wanted: spec.cpus.count, most: kvm.max_vcpus() });
+        }
+        let topology = topology(spec.cpus.topology)?;
+        let layout = MemoryLayout::new(spec.memory.bytes, kvm.address_bits()?)?;
+        let memory = Arc::new(crate::memory::build(&spec.memory, &layout)?);
+        let vm = Vm::build(&kvm, VmSpec { memory: slots(&memory), ..VmSpec::default() })?;
+        let mut vcpus = create_vcpus(&vm, topology)?;
+
+        let spaces = AddressSpaces { ports: Arc::new(Bus::new()), memory: Arc::new(Bus::new()) };
+        let pci = PciRoot::new(Arc::clone(&spaces.memory), None);
+        let board = Board::build(&spaces, &pci, &vm, &layout, resources)?;
+        let bars = BarAllocator::new(layout::PCI_WINDOW_32, layout.pci_window_64());
+        let host = functions::Host { memory: &memory, vm: &vm, pci: &pci, worker: resources.worker.clone() };
+        let functions = functions::plug_all(spec, resources, &host, bars)?;
+
+        let root_pointer = board.write_acpi(&memory, topology, &layout)?;
+        start_kernel(spec, &memory, &layout, root_pointer, &mut vcpus)?;
+        let vcpus = VcpuThreads::start(vcpus, &spaces, events)
+            .map_err(|source| BuildError::Host { what: "starting a vCPU thread".into(), source })?;
+        Ok(Self { vcpus, board, functions, _vm: vm, _memory: memory })
+    }
+
+    /// Lets the guest run for the first time.
+    pub(crate) fn run(&self) -> Result<(), BuildError> {
+        self.vcpus.run().map_err(BuildError::Start)
+    }
+
+    /// Takes the vCPUs out of the guest, then waits until no device has anything in flight. If one does not come to
+    /// rest, everything goes on as before.
+    pub(crate) fn pause(&self) -> Result<(), String> {
+        self.vcpus.pause()?;
+        for function in &self.functions {
+            function.pci.lock().request_pause();
+        }
+        let deadline = Instant::now() + DRAIN_PATIENCE;
+        for function in &self.functions {
+            if !function.wait_paused(deadline) {
+                self.resume()?;
+                return Err(format!(
+                    "device {} still had requests in flight after {} seconds: the machine goes on",
+                    function.id,
+                    DRAIN_PATIENCE.as_secs()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Devices first, then the vCPUs.
+    pub(crate) fn resume(&self) -> Result<(), String> {
+        for function in &self.functions {
+            // A device that cannot start has told its driver that it needs a reset; the others go on.
+            if let Err(error) = function.pci.lock().resume() {
+                tracing::error!(device = function.id, "{error}");
+            }
+        }
+        self.vcpus.run()
+    }
+
+    pub(crate) fn inject_nmi(&self) -> Result<(), String> {
+        self.vcpus.nmi()
+    }
+
+    pub(crate) fn press_power_button(&self) {
+        self.board.press_power_button();
+    }
+
+    pub(crate) fn counters(&self) -> DeviceCounters {
+        self.functions.iter().map(|function| (function.id.clone(), function.counters.read())).collect()
+    }
+}
+
+impl Function {
+    fn wait_paused(&self, deadline: Instant) -> bool {
+        loop {
+            // Waits a bounded time for the device's worker each time, without spinning.
+            if self.pci.lock().poll_paused() {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+        }
+    }
+}
+
+fn topology(topology: CpuTopology) -> Result<Topology, BuildError> {
+    let CpuTopology { threads_per_core, cores_per_die, dies_per_socket, sockets } = topology;
+    Ok(Topology::new(sockets.into(), dies_per_socket.into(), cores_per_die.into(), threads_per_core.into())?)
+}
+
+fn slots(memory: &GuestMemory) -> Vec<MemorySlot> {
+    (0..)
+        .zip(memory.iter())
+        .map(|(index, region)| MemorySlot::new(index, region, SlotAccess::ReadWrite))
+        .collect()
+}
+
+fn create_vcpus(vm: &Arc<Vm>, topology: Topology) -> Result<Vec<Vcpu>, BuildError> {
+    let spec = VcpuSpec { topology, dedicated: false, nested: false, overrides: Vec::new() };
+    let created: Result<_, _> = (0..topology.vcpus()).map(|index| Vcpu::create(vm, index, &spec)).collect();
+    Ok(created?)
+}
+
+/// Loads what runs first and sets the vCPUs to enter it.
+fn start_kernel(
+    spec: &MachineSpec,
+    memory: &GuestMemory,
+    layout: &MemoryLayout,
+    acpi_root_pointer: u64,
+    vcpus: &mut [Vcpu],
+) -> Result<(), BuildError> {
+    let BootSpec::Kernel { kernel, initramfs, command_line } = &spec.boot;
+    let command_line = CommandLine::new(command_line)?;
+    let boot = KernelBoot {
+        kernel,
+        initramfs: initramfs.as_deref(),
+        command_line: &command_line,
+        layout,
+        acpi_root_pointer,
+    };
+    let state = boot_state(boot::load(memory, &boot)?);
+    let Some((first, others)) = vcpus.split_first_mut() else {
+        return Err(BuildError::Board("a machine without a vCPU".into()));
+    };
+    first.set_boot_state(&state)?;
+    for vcpu in others {
+        vcpu.set_boot_msrs(&state)?;
+    }
+    Ok(())
+}
+
+fn boot_state(entry: EntryPoint) -> kvm_host::BootState {
+    match entry {
+        EntryPoint::Linux64 { rip, rsi, page_table, gdt_base, .. } => {
+            kvm_host::BootState::Long { rip, rsi, rsp: 0, cr3: page_table, gdt: gdt_base }
+        }
+        EntryPoint::Pvh { eip, ebx } => kvm_host::BootState::Pvh { eip, start_info: ebx },
+    }
+}

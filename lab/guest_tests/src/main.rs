@@ -1,0 +1,37 @@
+//! Tests with real guests: stock Debian kernels under `vireo-vmm`, every device used from inside.
+//!
+//! Needs /dev/kvm with hardware virtualization and root (for a TAP device). `tools/test-guests` runs this program directly
+//! where the host has that, otherwise inside the emulated host (`vireo lab`). Arguments are those of Rust's test
+//! harness; on an emulated host one test at a time is fastest.
+
+mod boot;
+mod control;
+mod devices;
+mod faults;
+mod guest;
+mod lifecycle;
+mod network;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// A test: its name and what it does.
+type Test = (String, Box<dyn FnOnce() -> anyhow::Result<()> + Send>);
+
+/// Names a function as a test.
+fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) -> Test {
+    (name.to_owned(), Box::new(body))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let tests = [boot::tests(), devices::tests(), lifecycle::tests(), control::tests(), faults::tests()]
+        .into_iter()
+        .flatten()
+        .map(|(name, body)| {
+            Trial::test(name, move || body().map_err(|error| Failed::from(format!("{error:#}"))))
+        })
+        .collect();
+    libtest_mimic::run(&arguments, tests).exit_code()
+}
