@@ -18,7 +18,13 @@ use crate::file::CacheMode;
 
 const MIB: u64 = 1 << 20;
 
+/// A directory for images: in RAM where there is one, since nothing here asks what a real disk does.
 fn directory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in("/var/tmp")).unwrap()
+}
+
+/// A directory where direct I/O works.
+fn directory_on_disk() -> tempfile::TempDir {
     tempfile::tempdir_in("/var/tmp").unwrap()
 }
 
@@ -126,11 +132,11 @@ impl Drop for Checked {
 
 fn subject(change: impl Fn(&mut Qcow2Parameters, &mut Qcow2Options) + 'static) -> Subject {
     Subject::new(move |bytes, read_only| {
-        let directory = directory();
-        let path = directory.path().join("disk.qcow2");
         let mut parameters = Qcow2Parameters::new(bytes);
         let mut options = Qcow2Options::default();
         change(&mut parameters, &mut options);
+        let directory = if options.file.cache.direct() { directory_on_disk() } else { directory() };
+        let path = directory.path().join("disk.qcow2");
         if let Some(backing) = &parameters.backing {
             let base = File::create(directory.path().join(&backing.name)).unwrap();
             base.set_len(bytes / 2).unwrap();
