@@ -1,4 +1,5 @@
-//! Block storage behind one completion-based interface: raw files, block devices, RAM, null.
+//! Block storage behind one completion-based interface: raw files, block devices, qcow2 images,
+//! RAM, null.
 //!
 //! A [`BlockBackend`] is the disk, shared by all of a device's queues; a [`BlockQueue`] is one stream of requests, owned
 //! by one thread. A request names memory by [`Segment`]s and is answered by a [`Completion`] that carries the caller's
@@ -15,7 +16,9 @@ pub mod backend;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod engine;
+mod file;
 pub mod memory;
+pub mod qcow2;
 pub mod raw;
 mod request;
 mod segment;
@@ -24,6 +27,8 @@ pub use backend::{
     BlockBackend, BlockError, BlockGeometry, BlockOperation, BlockQueue, BlockRequest, Completion, QueueFull,
 };
 pub use engine::EngineChoice;
+pub use file::{CacheMode, Locking, RawOptions};
 pub use memory::{MemoryDisk, NullDisk};
-pub use raw::{CacheMode, Locking, RawDisk, RawOptions};
+pub use qcow2::{Qcow2Disk, Qcow2Options};
+pub use raw::RawDisk;
 pub use segment::Segment;

@@ -81,7 +81,6 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    #[cfg(test)]
     /// The next `bytes` bytes as segments, and moves past them. Shorter at the end.
     pub(crate) fn take(&mut self, mut bytes: usize) -> Vec<Segment> {
         let mut taken = Vec::new();
@@ -95,7 +94,6 @@ impl<'a> Cursor<'a> {
     }
 
     /// Moves past `bytes` bytes.
-    #[cfg(test)]
     pub(crate) fn skip(&mut self, mut bytes: u64) {
         while bytes > 0
             && let Some(piece) = self.next_piece(usize::try_from(bytes).unwrap_or(usize::MAX))

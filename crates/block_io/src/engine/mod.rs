@@ -34,14 +34,14 @@ pub enum EngineChoice {
     Threads,
 }
 
-/// One step on a file.
+/// One step on one of the engine's files.
 pub(crate) enum FileOperation {
     /// Fills the segments from `offset`.
-    Read { offset: u64, segments: Vec<Segment> },
+    Read { file: usize, offset: u64, segments: Vec<Segment> },
     /// Stores the segments at `offset`, on stable storage if `durable`.
-    Write { offset: u64, segments: Vec<Segment>, durable: bool },
+    Write { file: usize, offset: u64, segments: Vec<Segment>, durable: bool },
     /// fdatasync(2).
-    Sync,
+    Sync { file: usize },
     /// Anything that waits; runs on a thread of the pool.
     Blocking(Box<dyn FnOnce() -> Result<(), Errno> + Send>),
 }
@@ -49,7 +49,7 @@ pub(crate) enum FileOperation {
 /// A token and how its operation ended.
 pub(crate) type Done = (u64, Result<(), Errno>);
 
-/// The file that an engine works on.
+/// A file that an engine works on.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     pub(crate) file: Arc<File>,
@@ -68,7 +68,7 @@ const POOL_THREADS: usize = 4;
 
 /// A stream of file operations. Dropping it waits until none is in flight.
 pub(crate) struct FileEngine {
-    target: Target,
+    targets: Arc<[Target]>,
     depth: u32,
     ring: RingState,
     pool: Pool,
@@ -78,32 +78,34 @@ pub(crate) struct FileEngine {
 }
 
 impl FileEngine {
-    /// Prepares for about `depth` operations in flight (more are taken, but may wait).
-    pub(crate) fn new(target: Target, depth: u32, choice: EngineChoice) -> std::io::Result<Self> {
+    /// An engine on some files, which operations name by their places. Prepares for about `depth` operations in flight (more are taken, but may wait).
+    pub(crate) fn new(targets: Vec<Target>, depth: u32, choice: EngineChoice) -> std::io::Result<Self> {
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let ring = match choice {
             EngineChoice::Automatic => RingState::Untried,
             EngineChoice::Threads => RingState::Unavailable,
         };
         let pool = Pool::new(POOL_THREADS, Arc::clone(&bell));
-        Ok(Self { target, depth, ring, pool, bell, ended: Vec::new() })
+        Ok(Self { targets: targets.into(), depth, ring, pool, bell, ended: Vec::new() })
     }
 
     /// Takes an operation; it starts now or with [`FileEngine::kick`].
     pub(crate) fn start(&mut self, token: u64, operation: FileOperation) {
-        let transfer = match operation {
+        let (file, transfer) = match operation {
             FileOperation::Blocking(work) => return self.pool.start(token, work),
-            FileOperation::Read { offset, segments } => Transfer::new(Direction::Read, offset, &segments),
-            FileOperation::Write { offset, segments, durable } => {
-                Transfer::new(Direction::Write { durable }, offset, &segments)
+            FileOperation::Read { file, offset, segments } => {
+                (file, Transfer::new(Direction::Read, offset, &segments))
             }
-            FileOperation::Sync => Transfer::new(Direction::Sync, 0, &[]),
+            FileOperation::Write { file, offset, segments, durable } => {
+                (file, Transfer::new(Direction::Write { durable }, offset, &segments))
+            }
+            FileOperation::Sync { file } => (file, Transfer::new(Direction::Sync, 0, &[])),
         };
         if transfer.is_done() {
             return self.finish(token, Ok(()));
         }
         if matches!(self.ring, RingState::Untried) {
-            self.ring = match Ring::open(&self.target, self.depth, Arc::clone(&self.bell)) {
+            self.ring = match Ring::open(Arc::clone(&self.targets), self.depth, Arc::clone(&self.bell)) {
                 Ok(ring) => RingState::Open(Box::new(ring)),
                 Err(error) => {
                     tracing::info!(%error, "io_uring is not available: disk requests use threads");
@@ -112,9 +114,9 @@ impl FileEngine {
             };
         }
         match &mut self.ring {
-            RingState::Open(ring) => ring.start(token, transfer, &mut self.ended),
+            RingState::Open(ring) => ring.start(token, file, transfer, &mut self.ended),
             RingState::Untried | RingState::Unavailable => {
-                let target = self.target.clone();
+                let target = self.targets[file].clone();
                 let mut transfer = transfer;
                 self.pool.start(token, Box::new(move || transfer.run(&target)));
             }
@@ -161,6 +163,12 @@ impl FileEngine {
             RingState::Open(_) => Some(true),
             RingState::Unavailable => Some(false),
         }
+    }
+}
+
+impl AsFd for FileEngine {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready_fd()
     }
 }
 

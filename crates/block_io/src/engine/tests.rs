@@ -33,12 +33,12 @@ fn wait_for(engine: &mut FileEngine, count: usize) -> Vec<Done> {
 
 #[test]
 fn a_ring_exists_only_once_something_is_read_or_written() {
-    let mut engine = FileEngine::new(file_of(b"abc"), 8, EngineChoice::Automatic).unwrap();
+    let mut engine = FileEngine::new(vec![file_of(b"abc")], 8, EngineChoice::Automatic).unwrap();
     engine.finish(1, Ok(()));
     engine.start(2, FileOperation::Blocking(Box::new(|| Ok(()))));
     wait_for(&mut engine, 2);
     assert_eq!(engine.has_ring(), None);
-    engine.start(3, FileOperation::Sync);
+    engine.start(3, FileOperation::Sync { file: 0 });
     assert_eq!(wait_for(&mut engine, 1), [(3, Ok(()))]);
     match io_uring::IoUring::new(2) {
         Ok(_) => assert_eq!(engine.has_ring(), Some(true), "io_uring works here, and was not used"),
@@ -48,8 +48,8 @@ fn a_ring_exists_only_once_something_is_read_or_written() {
 
 #[test]
 fn threads_are_used_when_asked_for() {
-    let mut engine = FileEngine::new(file_of(b"abc"), 8, EngineChoice::Threads).unwrap();
-    engine.start(3, FileOperation::Sync);
+    let mut engine = FileEngine::new(vec![file_of(b"abc")], 8, EngineChoice::Threads).unwrap();
+    engine.start(3, FileOperation::Sync { file: 0 });
     assert_eq!(wait_for(&mut engine, 1), [(3, Ok(()))]);
     assert_eq!(engine.has_ring(), Some(false));
 }
@@ -59,10 +59,10 @@ fn a_read_beyond_the_end_of_a_file_gives_zeroes_and_of_a_device_an_error() {
     for choice in CHOICES {
         for (zeroes_beyond_end, expected) in [(true, Ok(())), (false, Err(Errno::IO))] {
             let target = Target { zeroes_beyond_end, ..file_of(&[7; 700]) };
-            let mut engine = FileEngine::new(target, 8, choice).unwrap();
+            let mut engine = FileEngine::new(vec![target], 8, choice).unwrap();
             let mut buffers = [[0xee; 600], [0xee; 600]];
             let segments = buffers.iter_mut().map(|buffer| segment(buffer)).collect();
-            engine.start(5, FileOperation::Read { offset: 0, segments });
+            engine.start(5, FileOperation::Read { file: 0, offset: 0, segments });
             assert_eq!(wait_for(&mut engine, 1), [(5, expected)], "{choice:?}");
             assert_eq!(buffers[0], [7; 600]);
             assert_eq!(buffers[1][..100], [7; 100]);
@@ -78,14 +78,14 @@ fn more_pieces_than_one_call_takes_are_transferred() {
     const PIECES: usize = 3000;
     for choice in CHOICES {
         let target = file_of(&[]);
-        let mut engine = FileEngine::new(target.clone(), 8, choice).unwrap();
+        let mut engine = FileEngine::new(vec![target.clone()], 8, choice).unwrap();
         let mut source: Vec<u8> = (0..=250).cycle().take(PIECES * 3).collect();
         let segments = source.chunks_mut(3).map(segment).collect();
-        engine.start(1, FileOperation::Write { offset: 10, segments, durable: true });
+        engine.start(1, FileOperation::Write { file: 0, offset: 10, segments, durable: true });
         assert_eq!(wait_for(&mut engine, 1), [(1, Ok(()))]);
         let mut copy = vec![0; PIECES * 3];
         let segments = copy.chunks_mut(3).map(segment).collect();
-        engine.start(2, FileOperation::Read { offset: 10, segments });
+        engine.start(2, FileOperation::Read { file: 0, offset: 10, segments });
         assert_eq!(wait_for(&mut engine, 1), [(2, Ok(()))]);
         assert!(copy == source, "{choice:?}");
     }
@@ -94,10 +94,13 @@ fn more_pieces_than_one_call_takes_are_transferred() {
 #[test]
 fn more_operations_than_the_depth_are_all_done() {
     for choice in CHOICES {
-        let mut engine = FileEngine::new(file_of(&[9; 4096]), 2, choice).unwrap();
+        let mut engine = FileEngine::new(vec![file_of(&[9; 4096])], 2, choice).unwrap();
         let mut buffers = vec![[0u8; 8]; 500];
         for (token, buffer) in (0..).zip(&mut buffers) {
-            engine.start(token, FileOperation::Read { offset: token * 8, segments: vec![segment(buffer)] });
+            engine.start(
+                token,
+                FileOperation::Read { file: 0, offset: token * 8, segments: vec![segment(buffer)] },
+            );
         }
         let mut done = wait_for(&mut engine, 500);
         done.sort_by_key(|(token, _)| *token);
@@ -110,17 +113,17 @@ fn more_operations_than_the_depth_are_all_done() {
 fn an_error_of_the_file_reaches_the_caller() {
     for choice in CHOICES {
         let target = Target { file: Arc::new(File::open("/dev/full").unwrap()), zeroes_beyond_end: false };
-        let mut engine = FileEngine::new(target, 8, choice).unwrap();
+        let mut engine = FileEngine::new(vec![target], 8, choice).unwrap();
         let mut buffer = [1; 512];
         let segments = vec![segment(&mut buffer)];
-        engine.start(1, FileOperation::Write { offset: 0, segments, durable: false });
+        engine.start(1, FileOperation::Write { file: 0, offset: 0, segments, durable: false });
         assert_eq!(wait_for(&mut engine, 1), [(1, Err(Errno::BADF))], "open for reading only, {choice:?}");
 
         let writable = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let target = Target { file: Arc::new(writable), zeroes_beyond_end: false };
-        let mut engine = FileEngine::new(target, 8, choice).unwrap();
+        let mut engine = FileEngine::new(vec![target], 8, choice).unwrap();
         let segments = vec![segment(&mut buffer)];
-        engine.start(1, FileOperation::Write { offset: 0, segments, durable: false });
+        engine.start(1, FileOperation::Write { file: 0, offset: 0, segments, durable: false });
         assert_eq!(wait_for(&mut engine, 1), [(1, Err(Errno::NOSPC))], "{choice:?}");
     }
 }
@@ -132,11 +135,16 @@ fn dropping_waits_for_everything_in_flight() {
         let mut source = vec![3u8; 1 << 16];
         let (begun, wait) =
             (Arc::new(parking_lot::Mutex::new(())), Arc::new(std::sync::atomic::AtomicBool::new(false)));
-        let mut engine = FileEngine::new(target.clone(), 8, choice).unwrap();
+        let mut engine = FileEngine::new(vec![target.clone()], 8, choice).unwrap();
         for (token, piece) in (0..).zip(source.chunks_mut(1024)) {
             engine.start(
                 token,
-                FileOperation::Write { offset: token * 1024, segments: vec![segment(piece)], durable: true },
+                FileOperation::Write {
+                    file: 0,
+                    offset: token * 1024,
+                    segments: vec![segment(piece)],
+                    durable: true,
+                },
             );
         }
         let held = begun.lock();

@@ -119,6 +119,9 @@ impl Transfer {
 
     /// Does all of it, waiting.
     pub(crate) fn run(&mut self, target: &Target) -> Result<(), Errno> {
+        if self.is_done() {
+            return Ok(());
+        }
         loop {
             let result = self.call(target);
             if let Next::Ended(result) = self.answer(result, target.zeroes_beyond_end) {

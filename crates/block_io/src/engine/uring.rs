@@ -1,6 +1,6 @@
 //! The one place that talks to io_uring (io_uring_setup(2), io_uring_enter(2), io_uring_register(2)).
 //!
-//! A [`Ring`] belongs to one queue. The file is registered, completions ring the queue's eventfd. The submission ring is
+//! A [`Ring`] belongs to one queue. Its files are registered, completions ring the queue's eventfd. The submission ring is
 //! small (what does not fit is submitted at once), the completion ring holds everything that may be in flight, so that it
 //! can't overflow.
 
@@ -22,62 +22,61 @@ const MOST_COMPLETION_ENTRIES: u32 = 4096;
 
 struct InFlight {
     token: u64,
+    file: usize,
     transfer: Transfer,
 }
 
 /// A submission engine over one io_uring. Dropping it waits until the kernel has let go of every request's memory.
 pub(super) struct Ring {
     uring: IoUring,
-    /// Keeps the file open as long as the ring; it is registered as file 0.
-    target: Target,
+    /// Keeps the files open as long as the ring; they are registered in this order.
+    targets: Arc<[Target]>,
     slots: Vec<Option<InFlight>>,
     free: Vec<usize>,
     /// Taken, but not in the ring, because that is full of requests in flight.
-    waiting: VecDeque<(u64, Transfer)>,
+    waiting: VecDeque<InFlight>,
     bell: Arc<OwnedFd>,
 }
 
 impl Ring {
-    pub(super) fn open(target: &Target, depth: u32, bell: Arc<OwnedFd>) -> io::Result<Self> {
+    pub(super) fn open(targets: Arc<[Target]>, depth: u32, bell: Arc<OwnedFd>) -> io::Result<Self> {
         let completions = depth.clamp(SUBMISSION_ENTRIES, MOST_COMPLETION_ENTRIES).next_power_of_two();
         let entries = SUBMISSION_ENTRIES.min(depth.max(1).next_power_of_two());
         // Cooperative task running (5.19) saves interrupts to the vCPU's neighbours; older kernels do without.
         let uring = IoUring::builder().setup_cqsize(completions).setup_coop_taskrun().build(entries);
         let uring = uring.or_else(|_| IoUring::builder().setup_cqsize(completions).build(entries))?;
-        uring.submitter().register_files(&[target.file.as_raw_fd()])?;
+        let files: Vec<_> = targets.iter().map(|target| target.file.as_raw_fd()).collect();
+        uring.submitter().register_files(&files)?;
         uring.submitter().register_eventfd(bell.as_raw_fd())?;
-        Ok(Self {
-            uring,
-            target: target.clone(),
-            slots: Vec::new(),
-            free: Vec::new(),
-            waiting: VecDeque::new(),
-            bell,
-        })
+        Ok(Self { uring, targets, slots: Vec::new(), free: Vec::new(), waiting: VecDeque::new(), bell })
     }
 
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    pub(super) fn start(&mut self, token: u64, transfer: Transfer, ended: &mut Vec<Done>) {
+    pub(super) fn start(&mut self, token: u64, file: usize, transfer: Transfer, ended: &mut Vec<Done>) {
+        self.start_one(InFlight { token, file, transfer }, ended);
+    }
+
+    fn start_one(&mut self, operation: InFlight, ended: &mut Vec<Done>) {
         if self.in_flight() >= self.uring.params().cq_entries() as usize {
-            self.waiting.push_back((token, transfer));
+            self.waiting.push_back(operation);
             return;
         }
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        self.slots[slot] = Some(InFlight { token, transfer });
+        self.slots[slot] = Some(operation);
         self.push(slot, ended);
     }
 
     /// Puts what is left of a slot's transfer into the submission ring.
     #[expect(unsafe_code, reason = "the kernel will access memory that is named by pointers")]
     fn push(&mut self, slot: usize, ended: &mut Vec<Done>) {
-        let Some(InFlight { transfer, .. }) = &self.slots[slot] else { return };
-        let entry = entry_for(transfer).user_data(slot as u64);
+        let Some(InFlight { file, transfer, .. }) = &self.slots[slot] else { return };
+        let entry = entry_for(*file, transfer).user_data(slot as u64);
         if self.uring.submission().is_full() {
             self.submit();
         }
@@ -118,15 +117,15 @@ impl Ring {
             let Some(Some(in_flight)) = self.slots.get_mut(slot) else { continue };
             let result = usize::try_from(completion.result())
                 .map_err(|_| Errno::from_raw_os_error(completion.result().saturating_neg()));
-            match in_flight.transfer.answer(result, self.target.zeroes_beyond_end) {
+            match in_flight.transfer.answer(result, self.targets[in_flight.file].zeroes_beyond_end) {
                 Next::Again => self.push(slot, done),
                 Next::Ended(result) => self.end(slot, result, done),
             }
         }
         while self.in_flight() < self.uring.params().cq_entries() as usize
-            && let Some((token, transfer)) = self.waiting.pop_front()
+            && let Some(operation) = self.waiting.pop_front()
         {
-            self.start(token, transfer, done);
+            self.start_one(operation, done);
         }
         self.submit();
     }
@@ -146,8 +145,9 @@ impl Drop for Ring {
     }
 }
 
-fn entry_for(transfer: &Transfer) -> squeue::Entry {
-    let file = types::Fixed(0);
+fn entry_for(file: usize, transfer: &Transfer) -> squeue::Entry {
+    // A disk has few files: its own and those of its backing chain.
+    let file = types::Fixed(u32::try_from(file).unwrap_or(u32::MAX));
     let pieces = transfer.pieces();
     // At most 1024 pieces.
     let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);

@@ -2,9 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+
+use rustix::fs::Mode;
 
 use super::*;
 use crate::conformance::{Buffer, Driver, Subject};
+use crate::engine::EngineChoice;
+use crate::file::Locking;
 
 /// A directory on a real file system: `/tmp` is often a tmpfs, which refuses parts of what is tested.
 fn directory() -> tempfile::TempDir {
@@ -96,9 +101,10 @@ fn a_second_writer_is_kept_out_and_told_who_is_in() {
 #[test]
 fn the_process_that_holds_the_lock_is_named() {
     let (_directory, path) = image(4096);
-    let disk = RawDisk::open(&path, &RawOptions::default()).unwrap();
-    // A child inherits the open file, and with it the lock.
-    let inherited = rustix::io::fcntl_dupfd_cloexec(&*disk.shared.access.file, 0).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    // A child gets the same open file, and with it the lock.
+    let inherited = file.try_clone().unwrap();
+    let disk = RawDisk::adopt(&path, OwnedFd::from(file), &RawOptions::default()).unwrap();
     let mut child = std::process::Command::new("sleep")
         .arg("1000")
         .stdin(std::process::Stdio::from(inherited))
@@ -161,7 +167,7 @@ fn zeroes_are_written_where_the_file_system_cannot_make_them() {
         let disk = RawDisk::open(&path, &options(cache, EngineChoice::Automatic)).unwrap();
         let file = File::options().read(true).write(true).open(&path).unwrap();
         file.write_all_at(&[5; 8192], 0).unwrap();
-        disk.shared.access.write_zero_bytes(4096, 4096).unwrap();
+        disk.shared.file.access.write_zero_bytes(4096, 4096).unwrap();
         let mut content = [0; 8192];
         file.read_exact_at(&mut content, 0).unwrap();
         assert_eq!(content[..4096], [5; 4096]);

@@ -43,15 +43,20 @@ impl AlignedBuffer {
 
 /// An open disk file: everything that a thread needs to work on it.
 #[derive(Debug, Clone)]
-pub(super) struct Access {
-    pub(super) file: Arc<File>,
-    pub(super) layout: Layout,
-    pub(super) cache: CacheMode,
+pub(crate) struct Access {
+    pub(crate) file: Arc<File>,
+    pub(crate) layout: Layout,
+    pub(crate) cache: CacheMode,
 }
 
 impl Access {
+    /// What an engine works on.
+    pub(crate) fn target(&self) -> Target {
+        Target { file: Arc::clone(&self.file), zeroes_beyond_end: self.layout.kind == Kind::RegularFile }
+    }
+
     /// Whether memory is not aligned as O_DIRECT wants it.
-    pub(super) fn needs_bounce(&self, segments: &[Segment]) -> bool {
+    pub(crate) fn needs_bounce(&self, segments: &[Segment]) -> bool {
         self.cache.direct()
             && segments.iter().any(|segment| {
                 !segment.pointer().as_ptr().addr().is_multiple_of(self.layout.memory_alignment as usize)
@@ -60,11 +65,27 @@ impl Access {
     }
 
     /// Whether a write must reach stable storage before it completes.
-    pub(super) fn durable(&self, asked: bool) -> bool {
+    pub(crate) fn durable(&self, asked: bool) -> bool {
         self.cache != CacheMode::Unsafe && (asked || self.cache.write_through())
     }
 
-    pub(super) fn read_bounced(&self, mut offset: u64, segments: &[Segment]) -> Result<(), Errno> {
+    /// Fills the segments from `offset`, whatever their alignment. Waits.
+    pub(crate) fn read(&self, offset: u64, segments: &[Segment]) -> Result<(), Errno> {
+        if self.needs_bounce(segments) {
+            return self.read_bounced(offset, segments);
+        }
+        Transfer::new(Direction::Read, offset, segments).run(&self.target())
+    }
+
+    /// Stores the segments at `offset`, whatever their alignment. Waits.
+    pub(crate) fn write(&self, offset: u64, segments: &[Segment]) -> Result<(), Errno> {
+        if self.needs_bounce(segments) {
+            return self.write_bounced(offset, segments, false);
+        }
+        Transfer::new(Direction::Write { durable: false }, offset, segments).run(&self.target())
+    }
+
+    pub(crate) fn read_bounced(&self, mut offset: u64, segments: &[Segment]) -> Result<(), Errno> {
         let total: usize = segments.iter().map(Segment::bytes).sum();
         let mut buffer = AlignedBuffer::new(total.min(BOUNCE_BYTES), BOUNCE_ALIGNMENT);
         let mut cursor = Cursor::new(segments);
@@ -80,7 +101,7 @@ impl Access {
         Ok(())
     }
 
-    pub(super) fn write_bounced(
+    pub(crate) fn write_bounced(
         &self,
         mut offset: u64,
         segments: &[Segment],
@@ -113,7 +134,7 @@ impl Access {
     }
 
     /// Gives storage back where that is possible; a disk that can't is no error.
-    pub(super) fn discard(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) fn discard(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
         let result = match self.layout.kind {
             Kind::RegularFile => self.allocate(FallocateFlags::PUNCH_HOLE, offset, bytes),
             Kind::BlockDevice => self.device_range(BLKDISCARD, offset, bytes),
@@ -125,7 +146,7 @@ impl Access {
         }
     }
 
-    pub(super) fn write_zeroes(&self, offset: u64, bytes: u64, may_unmap: bool) -> Result<(), Errno> {
+    pub(crate) fn write_zeroes(&self, offset: u64, bytes: u64, may_unmap: bool) -> Result<(), Errno> {
         // On a block device these mean: zero, deallocating; zero, keeping it allocated (since Linux 4.9).
         let punch = || self.allocate(FallocateFlags::PUNCH_HOLE, offset, bytes);
         let zero = || self.allocate(FallocateFlags::ZERO_RANGE, offset, bytes);
@@ -141,7 +162,7 @@ impl Access {
         self.settle()
     }
 
-    pub(super) fn write_zero_bytes(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
+    pub(crate) fn write_zero_bytes(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
         let most = usize::try_from(bytes).unwrap_or(BOUNCE_BYTES).min(BOUNCE_BYTES);
         let mut buffer = AlignedBuffer::new(most, BOUNCE_ALIGNMENT);
         let mut done = 0;

@@ -12,7 +12,7 @@ use crate::backend::BlockGeometry;
 
 /// What holds a raw disk's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     RegularFile,
     BlockDevice,
 }
@@ -23,16 +23,16 @@ pub(crate) const SECTOR_BYTES: u32 = 512;
 const SAFE_ALIGNMENT: u32 = 4096;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
-    pub(super) kind: Kind,
-    pub(super) bytes: u64,
-    pub(super) geometry: BlockGeometry,
+pub(crate) struct Layout {
+    pub(crate) kind: Kind,
+    pub(crate) bytes: u64,
+    pub(crate) geometry: BlockGeometry,
     /// Memory that takes part in I/O must begin at a multiple of this (1 without O_DIRECT).
-    pub(super) memory_alignment: u32,
+    pub(crate) memory_alignment: u32,
 }
 
 impl Layout {
-    pub(super) fn of(fd: &OwnedFd, direct: bool) -> io::Result<Self> {
+    pub(crate) fn of(fd: &OwnedFd, direct: bool) -> io::Result<Self> {
         let refuse = |advice: String| Err(io::Error::new(io::ErrorKind::InvalidInput, advice));
         let stat = rustix::fs::fstat(fd)?;
         let kind = match FileType::from_raw_mode(stat.st_mode) {
@@ -47,16 +47,6 @@ impl Layout {
             }
         };
         let bytes = rustix::fs::seek(fd, SeekFrom::End(0))?;
-        if bytes == 0 {
-            return refuse("it is empty: create it with a size first".into());
-        }
-        if !bytes.is_multiple_of(u64::from(SECTOR_BYTES)) {
-            let wanted = bytes.next_multiple_of(u64::from(SECTOR_BYTES));
-            return refuse(format!(
-                "its size is {bytes} bytes, not a multiple of {SECTOR_BYTES}: it is not a raw image, or was cut; \
-                 make it {wanted} bytes long (truncate --size={wanted}) if it is whole"
-            ));
-        }
         let (memory_alignment, offset_alignment) =
             if direct { direct_alignment(fd)? } else { (1, SECTOR_BYTES) };
         let mut logical = offset_alignment.max(SECTOR_BYTES);
@@ -67,13 +57,6 @@ impl Layout {
             physical = rustix::fs::ioctl_blkpbszget(fd)?;
             discard = discard_granularity(stat.st_rdev);
         }
-        if !bytes.is_multiple_of(u64::from(logical)) {
-            return refuse(format!(
-                "its size is {bytes} bytes, not a multiple of the {logical} bytes that direct I/O works in here: \
-                 grow it to {}, or use cache mode writeback",
-                bytes.next_multiple_of(u64::from(logical))
-            ));
-        }
         let physical = if physical.is_power_of_two() { physical.clamp(logical, 1 << 20) } else { logical };
         let geometry = BlockGeometry {
             logical_block_bytes: logical,
@@ -81,6 +64,30 @@ impl Layout {
             discard_bytes: discard,
         };
         Ok(Self { kind, bytes, geometry, memory_alignment })
+    }
+
+    /// Whether the file can be a raw disk as it is: its size is one that a disk can have.
+    pub(crate) fn check_raw(&self) -> io::Result<()> {
+        let refuse = |advice: String| Err(io::Error::new(io::ErrorKind::InvalidInput, advice));
+        let (bytes, logical) = (self.bytes, self.geometry.logical_block_bytes);
+        if bytes == 0 {
+            return refuse("it is empty: create it with a size first".into());
+        }
+        if !bytes.is_multiple_of(u64::from(SECTOR_BYTES)) {
+            let wanted = bytes.next_multiple_of(u64::from(SECTOR_BYTES));
+            return refuse(format!(
+                "its size is {bytes} bytes, not a multiple of {SECTOR_BYTES}: it is not a raw image, or was cut; \
+                 make it {wanted} bytes long (truncate --size={wanted}) if it is whole"
+            ));
+        }
+        if !bytes.is_multiple_of(u64::from(logical)) {
+            return refuse(format!(
+                "its size is {bytes} bytes, not a multiple of the {logical} bytes that direct I/O works in here: \
+                 grow it to {}, or use cache mode writeback",
+                bytes.next_multiple_of(u64::from(logical))
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -1,12 +1,15 @@
 //! Locks that keep a disk from being opened twice, and the search for who holds one.
 //!
 //! Open file description locks (fcntl(2), F_OFD_SETLK) over the whole file: they belong to the open file, not to the
-//! process, so they survive being handed to another process and end with the last descriptor. QEMU locks single bytes of
+//! process, so they survive being handed to another process and end with the last descriptor. Who opened the file itself
+//! lets go of the lock when the disk is closed: the kernel may keep a file open for a moment longer (io_uring's workers). QEMU locks single bytes of
 //! the same file in the same way, so each notices the other.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{AtFlags, CWD};
 use rustix::io::Errno;
@@ -15,7 +18,7 @@ use rustix::io::Errno;
 const MOST_DESCRIPTORS: usize = 50_000;
 
 /// Takes a lock for a reader or for the only writer, without waiting.
-pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> io::Result<()> {
+pub(super) fn lock(fd: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
     match control(fd, libc::F_OFD_SETLK, kind) {
         Ok(_) => Ok(()),
@@ -37,6 +40,17 @@ pub(super) fn lock(fd: &OwnedFd, read_only: bool) -> io::Result<()> {
     }
 }
 
+/// Lets go of a file's lock when dropped, even if somebody still has the file open.
+#[derive(Debug)]
+pub(crate) struct HeldLock(pub(crate) Arc<File>);
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        // There is nothing to be done about an error, and closing the file unlocks it as well.
+        let _ = control(self.0.as_fd(), libc::F_OFD_SETLK, libc::F_UNLCK);
+    }
+}
+
 /// A process that has the file open.
 #[derive(Debug)]
 struct Holder {
@@ -55,7 +69,7 @@ impl std::fmt::Display for Holder {
 }
 
 #[expect(unsafe_code, reason = "fcntl(2) with a structure")]
-fn control(fd: &OwnedFd, command: i32, kind: i32) -> Result<libc::flock, Errno> {
+fn control(fd: BorrowedFd<'_>, command: i32, kind: i32) -> Result<libc::flock, Errno> {
     // SAFETY: a structure of plain numbers, for which zero is a value; start 0 and length 0 mean the whole file.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
     lock.l_type = libc::c_short::try_from(kind).map_err(|_| Errno::INVAL)?;
@@ -68,7 +82,7 @@ fn control(fd: &OwnedFd, command: i32, kind: i32) -> Result<libc::flock, Errno> 
 }
 
 /// Who holds a lock that conflicts, as far as that can be found out.
-fn holder(fd: &OwnedFd, kind: i32) -> Option<Holder> {
+fn holder(fd: BorrowedFd<'_>, kind: i32) -> Option<Holder> {
     let conflict = control(fd, libc::F_OFD_GETLK, kind).ok()?;
     if i32::from(conflict.l_type) != libc::F_UNLCK && conflict.l_pid > 0 {
         // A classic lock knows its process; an open file description's says -1.
@@ -83,7 +97,7 @@ fn command_of(pid: i32) -> String {
 }
 
 /// Looks for a process that has the file open and a lock on it.
-fn search(fd: &OwnedFd) -> Option<Holder> {
+fn search(fd: BorrowedFd<'_>) -> Option<Holder> {
     let ours = rustix::fs::fstat(fd).ok()?;
     let mut looked_at = 0;
     for process in std::fs::read_dir("/proc").ok()?.flatten() {

@@ -1,0 +1,310 @@
+//! Checking an image: whether its reference counts are what its tables say, and making them so.
+//!
+//! Every table is read once, however often it is named, so the time is bounded by the file's length, and memory by four bytes
+//! a cluster. The image's own words are used for nothing but finding tables. A repair changes counts and feature bits only.
+//!
+//! Source: docs/interop/qcow2.rst of QEMU, sections "Host cluster management", "Cluster mapping" and "Snapshots".
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::entry::{COPIED, Entry, Layout, OFFSET_MASK};
+use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY};
+use super::image::read_header;
+use super::metadata_file::MetadataFile;
+use super::refcount::Refcounts;
+use super::snapshots;
+use crate::backend::BlockError;
+use crate::file::{HostFile, Kind, RawOptions, error};
+
+/// Most clusters of a file that can be checked: 2 GiB of memory for their counts.
+const MOST_CLUSTERS: u64 = 1 << 29;
+/// Problems that are described; all of them are counted.
+const MOST_DESCRIBED: usize = 20;
+/// Place of `incompatible_features` in the header.
+const INCOMPATIBLE_AT: u64 = 72;
+/// What a check may change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Clusters that nobody uses become free.
+    Leaks,
+    /// Every count becomes what it should be, and the marks for dirty and corrupt images go.
+    All,
+}
+
+/// What a check found, before any repair.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    /// Clusters that are counted more often than used: a waste of space.
+    pub leaked_clusters: u64,
+    /// Contradictions that may cost data.
+    pub corruptions: u64,
+    /// Of these, and of the leaks, what a repair has put right.
+    pub repaired: u64,
+    /// Clusters of the file that are used.
+    pub used_clusters: u64,
+    /// Length of the file in clusters.
+    pub file_clusters: u64,
+    /// Some of the problems in words.
+    pub problems: Vec<String>,
+}
+
+impl CheckReport {
+    fn corrupt(&mut self, what: String) {
+        self.corruptions += 1;
+        self.describe(what);
+    }
+
+    fn describe(&mut self, what: String) {
+        if self.problems.len() < MOST_DESCRIBED {
+            self.problems.push(what);
+        }
+    }
+}
+
+struct Checker<'a> {
+    file: &'a MetadataFile,
+    header: &'a Header,
+    layout: Layout,
+    /// How often each cluster is used.
+    uses: Vec<u32>,
+    report: CheckReport,
+}
+
+/// Checks the image at `path`, which nobody else may have open. Backing files are not looked at.
+pub(super) fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
+    let options = RawOptions { read_only: repair == Repair::Nothing, ..RawOptions::default() };
+    let file = HostFile::open(path, &options)?;
+    let fail = |source| error(path, "cannot check the qcow2 image", source);
+    let (header, metadata_file) =
+        read_header(&file).map_err(|source| super::backing::open_error(path, source))?;
+    let bytes = file.bytes().map_err(fail)?;
+    let most_bytes = if file.access.layout.kind == Kind::BlockDevice { bytes } else { u64::MAX };
+    let clusters = bytes.div_ceil(header.cluster_bytes());
+    if clusters > MOST_CLUSTERS {
+        let advice = format!("it has {clusters} clusters, at most {MOST_CLUSTERS} can be checked");
+        return Err(fail(std::io::Error::new(std::io::ErrorKind::Unsupported, advice)));
+    }
+    let mut checker = Checker {
+        file: &metadata_file,
+        header: &header,
+        layout: Layout::of(&header),
+        uses: vec![0; usize::try_from(clusters).unwrap_or(0)],
+        report: CheckReport { file_clusters: clusters, ..CheckReport::default() },
+    };
+    let result =
+        Refcounts::open(metadata_file.clone(), &header, bytes, most_bytes).and_then(|mut refcounts| {
+            checker.count_uses(&refcounts)?;
+            checker.compare(&mut refcounts, repair)
+        });
+    result.map_err(|errno| fail(errno.into()))?;
+    Ok(checker.report)
+}
+
+impl Checker<'_> {
+    /// Notes that clusters from `offset` on are used `times` times.
+    fn used(&mut self, what: &str, offset: u64, bytes: u64, times: u32) {
+        let bits = self.layout.cluster_bits;
+        let Some(end) = offset.checked_add(bytes).filter(|_| bytes > 0) else { return };
+        for cluster in offset >> bits..=(end - 1) >> bits {
+            match usize::try_from(cluster).ok().and_then(|cluster| self.uses.get_mut(cluster)) {
+                Some(uses) => *uses = uses.saturating_add(times),
+                None => {
+                    self.report
+                        .corrupt(format!("{what} at offset {offset:#x} lies beyond the end of the file"));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn count_uses(&mut self, refcounts: &Refcounts) -> Result<(), Errno> {
+        let cluster_bytes = self.layout.cluster_bytes();
+        self.used("the header", 0, cluster_bytes, 1);
+        let table_bytes = u64::from(self.header.refcount_table_clusters) * cluster_bytes;
+        self.used("the refcount table", self.header.refcount_table_offset, table_bytes, 1);
+        for block in refcounts.block_offsets() {
+            if self.layout.cluster_start(block) == block {
+                self.used("a refcount block", block, cluster_bytes, 1);
+            } else {
+                self.report.corrupt(format!("a refcount block at offset {block:#x} is not on a cluster"));
+            }
+        }
+        // Tables, and how often each is named. Snapshots share L2 tables with the disk and with each other.
+        let mut l1_tables = BTreeMap::new();
+        *l1_tables.entry((self.header.l1_offset, self.header.l1_entries)).or_insert(0) += 1;
+        for table in self.snapshot_tables()? {
+            *l1_tables.entry(table).or_insert(0u32) += 1;
+        }
+        let mut l2_tables = BTreeMap::new();
+        for ((offset, entries), times) in l1_tables {
+            let bytes = u64::from(entries) * 8;
+            self.used("an L1 table", offset, bytes, times);
+            let raw = self.file.read(offset, usize::try_from(bytes).map_err(|_| Errno::FBIG)?)?;
+            for entry in raw.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)) {
+                let table = entry & OFFSET_MASK;
+                if table != 0 {
+                    *l2_tables.entry(table).or_insert(0u32) += times;
+                }
+            }
+        }
+        for (table, times) in l2_tables {
+            self.count_table(table, times)?;
+        }
+        Ok(())
+    }
+
+    /// Counts an L2 table and what it maps.
+    fn count_table(&mut self, table: u64, times: u32) -> Result<(), Errno> {
+        let layout = self.layout;
+        if layout.cluster_start(table) != table {
+            self.report.corrupt(format!("an L2 table at offset {table:#x} is not on a cluster"));
+            return Ok(());
+        }
+        if (table >> layout.cluster_bits) >= self.uses.len() as u64 {
+            self.report.corrupt(format!("an L2 table at offset {table:#x} lies beyond the end of the file"));
+            return Ok(());
+        }
+        self.used("an L2 table", table, layout.cluster_bytes(), times);
+        let bytes = usize::try_from(layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
+        let raw = self.file.read(table, bytes)?;
+        for words in raw.chunks_exact(8 * layout.entry_words()) {
+            let word = |at: usize| {
+                words.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes)
+            };
+            let entry = Entry { descriptor: word(0).unwrap_or(0), bitmap: word(8).unwrap_or(0) };
+            if entry.is_compressed() {
+                let range = entry.compressed(layout);
+                // The last sector may be cut by the end of the file.
+                let end = (range.offset + range.bytes).min((self.uses.len() as u64) << layout.cluster_bits);
+                if range.offset < end {
+                    self.used("compressed data", range.offset, end - range.offset, times);
+                } else {
+                    self.report
+                        .corrupt(format!("compressed data at {:#x} lies beyond the end", range.offset));
+                }
+                continue;
+            }
+            let bad = (0..layout.subclusters()).any(|subcluster| entry.state(layout, subcluster).is_err());
+            match entry.host(layout) {
+                Ok(_) if bad => {
+                    self.report.corrupt(format!("an L2 entry contradicts itself: {:#x}", entry.bitmap));
+                }
+                // An external file's clusters are not counted.
+                Ok(_) if layout.external => {}
+                Ok(Some(host)) => self.used("a cluster", host, layout.cluster_bytes(), times),
+                Ok(None) => {}
+                Err(_) => {
+                    self.report.corrupt(format!("a cluster is not on a cluster: {:#x}", entry.descriptor))
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts the table of snapshots. Returns the L1 tables that it names.
+    fn snapshot_tables(&mut self) -> Result<Vec<(u64, u32)>, Errno> {
+        match snapshots::read(self.file, self.header)? {
+            Err(problem) => {
+                self.report.corrupt(problem);
+                Ok(Vec::new())
+            }
+            Ok((snapshots, bytes)) => {
+                self.used("the snapshot table", self.header.snapshots_offset, bytes, 1);
+                Ok(snapshots
+                    .into_iter()
+                    .map(|snapshot| snapshot.l1)
+                    .filter(|(_, entries)| *entries > 0)
+                    .collect())
+            }
+        }
+    }
+
+    /// Compares every count with the uses, and puts right what it may.
+    fn compare(&mut self, refcounts: &mut Refcounts, repair: Repair) -> Result<(), Errno> {
+        // Counts can't be trusted to be put right where uses themselves are in doubt.
+        let tables_are_sound = self.report.corruptions == 0;
+        for cluster in 0..self.uses.len() {
+            let uses = u64::from(self.uses[cluster]);
+            let number = cluster as u64;
+            let count = refcounts.get(number)?;
+            if uses > 0 {
+                self.report.used_clusters += 1;
+            }
+            if uses == count {
+                continue;
+            }
+            if count > uses {
+                self.report.leaked_clusters += 1;
+                self.report
+                    .describe(format!("cluster {number} is counted {count} times and used {uses} times"));
+            } else {
+                let what = format!("cluster {number} is counted {count} times and used {uses} times");
+                self.report.corrupt(what);
+            }
+            let may = repair == Repair::All || (repair == Repair::Leaks && count > uses);
+            if may && tables_are_sound {
+                refcounts.correct(number, uses, self.uses.len() as u64)?;
+                self.report.repaired += 1;
+            }
+        }
+        let flags = self.check_flags(refcounts)?;
+        if repair == Repair::Nothing || !tables_are_sound {
+            return Ok(());
+        }
+        refcounts.write_blocks()?;
+        self.file.sync()?;
+        refcounts.write_table()?;
+        self.file.sync()?;
+        let marks = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT;
+        if repair == Repair::All
+            && flags == 0
+            && self.header.version == 3
+            && self.header.incompatible & marks != 0
+        {
+            let features = self.header.incompatible & !marks;
+            self.file.write(&features.to_be_bytes(), INCOMPATIBLE_AT)?;
+            self.file.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Looks for clusters of the disk that are marked as its own, and are not. Returns how many there are.
+    fn check_flags(&mut self, refcounts: &mut Refcounts) -> Result<u64, Errno> {
+        let (layout, before) = (self.layout, self.report.corruptions);
+        let bytes = usize::try_from(u64::from(self.header.l1_entries) * 8).map_err(|_| Errno::FBIG)?;
+        let l1 = self.file.read(self.header.l1_offset, bytes)?;
+        for entry in l1.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)) {
+            let table = entry & OFFSET_MASK;
+            let within = (table >> layout.cluster_bits) < self.uses.len() as u64;
+            if table == 0 || layout.cluster_start(table) != table || !within {
+                continue;
+            }
+            if entry & COPIED != 0 && refcounts.get(table >> layout.cluster_bits)? != 1 {
+                self.report
+                    .corrupt(format!("the L2 table at {table:#x} is marked as the disk's own, and is not"));
+                // Its entries are marked alike; reading a table that is named often would take long.
+                continue;
+            }
+            let raw =
+                self.file.read(table, usize::try_from(layout.cluster_bytes()).map_err(|_| Errno::FBIG)?)?;
+            for word in raw.as_chunks::<8>().0.iter().step_by(layout.entry_words()) {
+                let entry = Entry { descriptor: u64::from_be_bytes(*word), bitmap: 0 };
+                if let Ok(Some(host)) = entry.host(layout)
+                    && !layout.external
+                    && entry.is_copied()
+                    && refcounts.get(host >> layout.cluster_bits)? != 1
+                {
+                    self.report
+                        .corrupt(format!("the cluster at {host:#x} is marked as the disk's own, and is not"));
+                }
+            }
+        }
+        Ok(self.report.corruptions - before)
+    }
+}

@@ -1,0 +1,188 @@
+//! qcow2 images (versions 2 and 3) as disks: backing chains, compressed and zero clusters, subclusters, snapshots kept intact.
+//!
+//! Source: "qcow2 Image File Format", docs/interop/qcow2.rst of QEMU. Everything in an image is hostile until checked
+//! (`header`, `entry`): a contradiction is an error value, tables and caches are bounded, and an image in which one is found
+//! is no longer written to.
+//!
+//! Why our own engine and not the `imago` crate (0.2.6, MIT), the only well-kept one: it has no zstd and no subclusters,
+//! its discards need the image to themselves, a request is a future over locks of an async runtime, and its lookups can't be
+//! asked "only if it is in memory". Here requests whose mapping is in memory go from the device's thread straight to
+//! io_uring, also through the backing chain; everything else runs on a queue's threads (`write`, `chain`). `image` tells in
+//! which order changes reach the disk.
+//!
+//! Not supported and refused: encryption, writing to images that are marked dirty or corrupt.
+
+mod backing;
+mod chain;
+mod check;
+mod compressed;
+mod create;
+mod entry;
+mod header;
+mod image;
+mod info;
+mod metadata_file;
+mod queue;
+mod range_locks;
+mod refcount;
+mod resize;
+mod snapshots;
+mod tables;
+mod write;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+pub use self::check::{CheckReport, Repair};
+pub use self::create::{BackingName, Qcow2Parameters};
+pub use self::header::{Compression, FormatError};
+use self::image::Image;
+pub use self::info::Qcow2Info;
+use self::queue::Qcow2Queue;
+pub use self::snapshots::Snapshot;
+use crate::backend::{BlockBackend, BlockError, BlockGeometry, BlockQueue};
+use crate::file::{HostFile, Locking, RawOptions, error};
+
+/// Default of [`Qcow2Options::metadata_cache_bytes`]: maps 64 GiB with clusters of 64 KiB.
+const METADATA_CACHE_BYTES: u64 = 8 << 20;
+
+/// Which backing files and external data files may be opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum BackingAccess {
+    /// None: an image that needs one is refused.
+    #[default]
+    Refused,
+    /// Those that really lie (symbolic links resolved) below one of these directories.
+    Within(Vec<PathBuf>),
+}
+
+/// How to open a [`Qcow2Disk`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qcow2Options {
+    /// How to open the image's file. Backing files are opened alike, but for reading only.
+    pub file: RawOptions,
+    /// Which backing files may be opened.
+    pub backing: BackingAccess,
+    /// Most memory for L2 tables, bytes, for each image of the chain.
+    pub metadata_cache_bytes: u64,
+}
+
+impl Default for Qcow2Options {
+    fn default() -> Self {
+        Self {
+            file: RawOptions::default(),
+            backing: BackingAccess::default(),
+            metadata_cache_bytes: METADATA_CACHE_BYTES,
+        }
+    }
+}
+
+/// A disk in a qcow2 image. It is flushed and unlocked when it and all of its queues are gone.
+#[derive(Debug, Clone)]
+pub struct Qcow2Disk {
+    image: Arc<Image>,
+    geometry: BlockGeometry,
+    /// Held while the size changes.
+    resizing: Arc<Mutex<()>>,
+}
+
+impl Qcow2Disk {
+    /// Makes a new image at `path`, where no file may be yet.
+    pub fn create(path: &Path, parameters: &Qcow2Parameters) -> Result<(), BlockError> {
+        create::create(path, parameters)
+    }
+
+    /// What the image at `path` says about itself. Opens nothing else, needs no lock, and so works on a disk in use.
+    pub fn info(path: &Path) -> Result<Qcow2Info, BlockError> {
+        let options = RawOptions { read_only: true, locking: Locking::Shared, ..RawOptions::default() };
+        let file = HostFile::open(path, &options)?;
+        info::read(&file).map_err(|source| backing::open_error(path, source))
+    }
+
+    /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.
+    /// Backing files are not looked at.
+    pub fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
+        check::check(path, repair)
+    }
+
+    /// Opens the image at `path` and its backing chain.
+    pub fn open(path: &Path, options: &Qcow2Options) -> Result<Self, BlockError> {
+        Self::over(HostFile::open(path, &options.file)?, options)
+    }
+
+    /// Takes an open image; `path` is what messages call it, and where relative names of backing files begin.
+    pub fn adopt(path: &Path, fd: OwnedFd, options: &Qcow2Options) -> Result<Self, BlockError> {
+        Self::over(HostFile::adopt(path, fd, &options.file)?, options)
+    }
+
+    fn over(file: HostFile, options: &Qcow2Options) -> Result<Self, BlockError> {
+        let path = file.path.clone();
+        let image = backing::open_chain(file, options)?;
+        let blocks =
+            image.backing.iter().map(|layer| layer.file().access.layout.geometry.logical_block_bytes);
+        let own = [&image.file, image.data()].map(|file| file.access.layout.geometry.logical_block_bytes);
+        let logical = blocks.chain(own).fold(0, u32::max);
+        // At most 2 MiB.
+        let cluster = u32::try_from(image.layout.cluster_bytes()).unwrap_or(u32::MAX);
+        let unit = u32::try_from(image.layout.subcluster_bytes()).unwrap_or(u32::MAX);
+        if unit < logical || !image.capacity().is_multiple_of(u64::from(logical)) {
+            let advice =
+                format!("another of its files needs blocks of {logical} bytes: use cache mode writeback");
+            let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, advice);
+            return Err(error(&path, "cannot open the qcow2 image", source));
+        }
+        let geometry = BlockGeometry {
+            logical_block_bytes: logical,
+            physical_block_bytes: unit,
+            discard_bytes: cluster,
+        };
+        Ok(Self { image: Arc::new(image), geometry, resizing: Arc::default() })
+    }
+}
+
+impl BlockBackend for Qcow2Disk {
+    fn geometry(&self) -> BlockGeometry {
+        self.geometry
+    }
+
+    fn capacity(&self) -> u64 {
+        self.image.capacity()
+    }
+
+    fn read_only(&self) -> bool {
+        self.image.file.options.read_only
+    }
+
+    fn write_cache(&self) -> bool {
+        !self.image.file.options.cache.write_through()
+    }
+
+    fn open_queue(&self, depth: u32) -> Result<Box<dyn BlockQueue>, BlockError> {
+        let choice = self.image.file.options.engine;
+        let queue = Qcow2Queue::open(Arc::clone(&self.image), self.geometry, depth, choice)
+            .map_err(|source| error(&self.image.file.path, "cannot open a queue", source))?;
+        Ok(Box::new(queue))
+    }
+
+    fn resize(&self, bytes: u64) -> Result<(), BlockError> {
+        let fail = |source| error(&self.image.file.path, &format!("cannot resize to {bytes} bytes"), source);
+        if self.read_only() {
+            return Err(fail(Errno::ROFS.into()));
+        }
+        self.image
+            .check_size(bytes, self.geometry.logical_block_bytes)
+            .map_err(|source| fail(std::io::Error::new(std::io::ErrorKind::InvalidInput, source)))?;
+        let _one_at_a_time = self.resizing.lock();
+        let epoch = self.image.epochs.enter();
+        let result = self.image.resize_now(bytes);
+        self.image.epochs.leave(epoch);
+        result.map_err(|errno| fail(errno.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+//! The table of internal snapshots. Read-only: snapshots are kept intact, not made or deleted.
+//!
+//! Source: docs/interop/qcow2.rst of QEMU, section "Snapshots".
+
+use rustix::io::Errno;
+
+use super::header::{Header, MOST_L1_BYTES};
+use super::metadata_file::MetadataFile;
+
+/// Longest table, bytes, as in QEMU: stops an image from making us hold gigabytes of names.
+const MOST_TABLE_BYTES: u64 = 64 << 20;
+/// The part of an entry that every one has, bytes.
+const FIXED_BYTES: u64 = 40;
+
+/// An internal snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Unique within the image.
+    pub id: String,
+    /// Given by the user.
+    pub name: String,
+    /// When it was taken, seconds since 1970.
+    pub taken_seconds: u32,
+    /// How long the guest had run, nanoseconds.
+    pub guest_nanoseconds: u64,
+    /// Size of the saved memory and devices, bytes; 0 if only the disk was saved.
+    pub vm_state_bytes: u64,
+    /// Size of the disk, bytes; `None` if it is not recorded.
+    pub disk_bytes: Option<u64>,
+    /// Place and entries of its L1 table.
+    pub(super) l1: (u64, u32),
+}
+
+/// The table and its length in bytes. A contradiction in it is an `Err` with a description.
+pub(super) type Table = Result<(Vec<Snapshot>, u64), String>;
+
+/// Reads the table.
+pub(super) fn read(file: &MetadataFile, header: &Header) -> Result<Table, Errno> {
+    let mut snapshots = Vec::new();
+    let mut at = header.snapshots_offset;
+    for number in 0..header.snapshots {
+        let fixed = file.read(at, usize::try_from(FIXED_BYTES).map_err(|_| Errno::FBIG)?)?;
+        let field = |at: usize, bytes: usize| {
+            fixed[at..at + bytes].iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
+        };
+        let (id_bytes, name_bytes, extra_bytes) = (field(12, 2), field(14, 2), field(36, 4));
+        let end = at + FIXED_BYTES + extra_bytes + id_bytes + name_bytes;
+        if end - header.snapshots_offset > MOST_TABLE_BYTES {
+            return Ok(Err(format!("the snapshot table is longer than {MOST_TABLE_BYTES} bytes")));
+        }
+        let (l1_offset, l1_entries) = (field(0, 8), field(8, 4));
+        if !l1_offset.is_multiple_of(header.cluster_bytes())
+            || l1_offset >= 1 << 56
+            || l1_entries * 8 > MOST_L1_BYTES
+        {
+            return Ok(Err(format!(
+                "snapshot {number} has an L1 table of {l1_entries} entries at {l1_offset:#x}"
+            )));
+        }
+        // Bounded by the check of the table's length.
+        let rest =
+            file.read(at + FIXED_BYTES, usize::try_from(end - at - FIXED_BYTES).map_err(|_| Errno::FBIG)?)?;
+        let (extra, texts) = rest.split_at(usize::try_from(extra_bytes).map_err(|_| Errno::FBIG)?);
+        let (id, name) = texts.split_at(usize::try_from(id_bytes).map_err(|_| Errno::FBIG)?);
+        let word =
+            |at: usize| extra.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes);
+        snapshots.push(Snapshot {
+            id: String::from_utf8_lossy(id).into_owned(),
+            name: String::from_utf8_lossy(name).into_owned(),
+            // Fields of four bytes.
+            taken_seconds: u32::try_from(field(16, 4)).unwrap_or(0),
+            guest_nanoseconds: field(24, 8),
+            vm_state_bytes: word(0).unwrap_or(field(32, 4)),
+            disk_bytes: word(8),
+            l1: (l1_offset, u32::try_from(l1_entries).unwrap_or(0)),
+        });
+        at = end.next_multiple_of(8);
+    }
+    Ok(Ok((snapshots, at - header.snapshots_offset)))
+}
