@@ -76,10 +76,12 @@ impl Tables {
 
     fn load(&self, source: usize, number: u64) -> Result<Arc<[u8]>, ImageError> {
         let start = number * PAGE_BYTES;
-        let Some(from) = self.sources.get(source) else {
-            return Err(ImageError::Cut { what: "a table", offset: start, bytes: 0 });
-        };
-        let bytes = from.bytes().saturating_sub(start).min(PAGE_BYTES);
+        let cut = |bytes| ImageError::Cut { what: "a table", offset: start, bytes };
+        let from = self.sources.get(source).ok_or_else(|| cut(0))?;
+        // An entry's place comes out of the image: the page may lie beyond the file.
+        let bytes =
+            from.bytes().checked_sub(start).filter(|bytes| *bytes > 0).ok_or_else(|| cut(from.bytes()))?;
+        let bytes = bytes.min(PAGE_BYTES);
         let mut page = vec![0; usize::try_from(bytes).unwrap_or(0)];
         from.read_at(&mut page, start).map_err(|source| ImageError::Read { what: "a table", source })?;
         let page: Arc<[u8]> = page.into();

@@ -113,7 +113,7 @@ fn sectors_of_4096_bytes_are_known() {
     };
     let mut bytes = bytes.to_vec();
     // The item's GUID in the metadata table, then its offset within the region, which begins before it.
-    let guid = 0xab5f_a8fa_33f2_47ba_4709_a96f_8141_bf1d_u128.to_le_bytes();
+    let guid = 0x5fab_faa8_33f2_47ba_4709_a96f_8141_bf1d_u128.to_le_bytes();
     let place = bytes.windows(16).position(|window| window == guid).expect("a logical sector size");
     let table = bytes.windows(8).position(|window| window == b"metadata").unwrap();
     let item = table + u32::from_le_bytes(bytes[place + 16..place + 20].try_into().unwrap()) as usize;
