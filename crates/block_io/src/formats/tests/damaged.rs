@@ -68,7 +68,7 @@ fn check<T>(result: Result<T, ImageError>) -> Option<T> {
 
 #[test]
 fn a_cut_image_is_refused_or_reads_right() {
-    for (format, name, bytes, content) in small_images() {
+    for Small { format, name, bytes, content } in small_images() {
         let mut refused = 0;
         let sectors = bytes.len() / 512;
         // All of the first sectors and the last, some between; and just before each end.
@@ -155,7 +155,7 @@ fn sealed(format: Format, bytes: &[u8], at: usize, value: &[u8]) -> Vec<(usize, 
 fn fields_with_extreme_values_are_refused_or_harmless() {
     let numbers =
         [0u64, 1, 2, 511, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 1 << 32, 1 << 54, u64::MAX >> 1, u64::MAX];
-    for (format, name, bytes, content) in small_images() {
+    for Small { format, name, bytes, content } in small_images() {
         let mut refused = 0;
         for (start, length) in structures(format, &bytes) {
             for at in (start..start + length).step_by(2) {
@@ -181,7 +181,7 @@ fn fields_with_extreme_values_are_refused_or_harmless() {
 
 #[test]
 fn bytes_changed_at_random_do_no_harm() {
-    for (format, name, bytes, _) in small_images() {
+    for Small { format, name, bytes, .. } in small_images() {
         let structures = structures(format, &bytes);
         let place = prop_oneof![
             3 => (0..structures.len(), any::<prop::sample::Index>()).prop_map(move |(number, index)| {

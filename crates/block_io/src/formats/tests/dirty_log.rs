@@ -84,9 +84,9 @@ fn with_log(image: &[u8], guid: [u8; 16], entries: &[(usize, Vec<u8>)]) -> Vec<u
 
 /// An image whose table, as it is in the file, lacks what the log says; and where its table and its first block are.
 fn image() -> Option<(Vec<u8>, Vec<u8>, usize)> {
-    let (_, _, bytes, content) = small_images()
-        .into_iter()
-        .find(|(format, name, ..)| *format == Format::Vhdx && name.contains("1M"))?;
+    let mut images = small_images().into_iter();
+    let found = images.find(|image| image.format == Format::Vhdx && image.name.contains("1M"))?;
+    let Small { bytes, content, .. } = found;
     let bat = bytes[192 << 10..256 << 10]
         .windows(16)
         .position(|guid| guid == 0x084a_fd9b_5e11_649d_4200_f623_2dc2_7766_u128.to_le_bytes())

@@ -105,8 +105,17 @@ fn read_all(image: &Image) -> Result<Vec<u8>, ImageError> {
     Ok(content)
 }
 
-/// Images of one file that are small: the bytes, and what they hold.
-fn small_images() -> Vec<(Format, String, Arc<Vec<u8>>, Vec<u8>)> {
+/// An image of one file.
+struct Small {
+    format: Format,
+    name: String,
+    bytes: Arc<Vec<u8>>,
+    /// What it holds.
+    content: Vec<u8>,
+}
+
+/// Images of one file that are small.
+fn small_images() -> Vec<Small> {
     let mut images = Vec::new();
     for (kind, options, format) in KINDS {
         if options.contains("Flat") || options.contains("twoGb") || options.contains("subformat=fixed") {
@@ -118,7 +127,7 @@ fn small_images() -> Vec<(Format, String, Arc<Vec<u8>>, Vec<u8>)> {
         // VHD rounds the size up to what its geometry can say.
         let held = read_all(&open_in_memory(format, Arc::clone(&bytes) as SharedSource).unwrap()).unwrap();
         assert!(held.starts_with(&content), "{kind} {options}");
-        images.push((format, format!("{kind} {options}"), bytes, held));
+        images.push(Small { format, name: format!("{kind} {options}"), bytes, content: held });
     }
     images
 }

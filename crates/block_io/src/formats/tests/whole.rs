@@ -107,8 +107,8 @@ fn extents_beyond_two_gibibytes_are_found() {
 
 #[test]
 fn sectors_of_4096_bytes_are_known() {
-    let Some((_, _, bytes, content)) = small_images().into_iter().find(|image| image.0 == Format::Vhdx)
-    else {
+    let found = small_images().into_iter().find(|image| image.format == Format::Vhdx);
+    let Some(Small { bytes, content, .. }) = found else {
         return;
     };
     let mut bytes = bytes.to_vec();
