@@ -8,7 +8,7 @@ use block_io::formats::Format;
 use libfuzzer_sys::fuzz_target;
 use vireo_fuzz::{Pieces, no_extents, read};
 
-const PLACES: [u64; 6] = [64 << 10, 192 << 10, 2 << 20, (2 << 20) + (64 << 10), 3 << 20, 1 << 20];
+const PLACES: [u64; 6] = [64 << 10, 192 << 10, 3 << 20, (3 << 20) + (64 << 10), 2 << 20, 1 << 20];
 const PIECE_BYTES: usize = 4096;
 
 fuzz_target!(|input: &[u8]| {

@@ -114,6 +114,18 @@ struct Small {
     content: Vec<u8>,
 }
 
+/// A streamOptimized image as VMware's products write it: the directory's place is in a footer, not in the header.
+fn with_footer(image: &[u8]) -> Vec<u8> {
+    let mut streamed = image.to_vec();
+    streamed[56..64].fill(0xff);
+    let mut marker = [0; 512];
+    marker[..16].copy_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0]);
+    streamed.extend(marker);
+    streamed.extend(&image[..512]);
+    streamed.extend([0; 512]);
+    streamed
+}
+
 /// Images of one file that are small.
 fn small_images() -> Vec<Small> {
     let mut images = Vec::new();
@@ -127,6 +139,10 @@ fn small_images() -> Vec<Small> {
         // VHD rounds the size up to what its geometry can say.
         let held = read_all(&open_in_memory(format, Arc::clone(&bytes) as SharedSource).unwrap()).unwrap();
         assert!(held.starts_with(&content), "{kind} {options}");
+        if options.contains("streamOptimized") {
+            let (name, bytes) = (format!("{kind} {options}, footer"), Arc::new(with_footer(&bytes)));
+            images.push(Small { format, name, bytes, content: held.clone() });
+        }
         images.push(Small { format, name: format!("{kind} {options}"), bytes, content: held });
     }
     images

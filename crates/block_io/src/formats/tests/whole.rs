@@ -106,6 +106,76 @@ fn extents_beyond_two_gibibytes_are_found() {
 }
 
 #[test]
+fn blocks_behind_a_sector_bitmap_block_are_found() {
+    // With blocks of 1 MiB and sectors of 512 bytes every 4096 entries are followed by one of a bitmap.
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.vhdx");
+    let options = "subformat=dynamic,block_size=1M";
+    let writes = ["write -P 1 4095M 64k", "write -P 2 4096M 64k", "write -P 3 8255M 64k"];
+    let mut arguments = vec!["-f", "vhdx"];
+    for write in writes {
+        arguments.extend(["-c", write]);
+    }
+    arguments.push(text(&path));
+    if !run("qemu-img", &["create", "-f", "vhdx", "-o", options, text(&path), "8256M"])
+        || !run("qemu-io", &arguments)
+    {
+        return;
+    }
+    let disk = FormatDisk::open(&path, Format::Vhdx, &allowed()).unwrap();
+    for (mebibyte, value) in [(0u64, 0), (4095, 1), (4096, 2), (4097, 0), (8255, 3)] {
+        let read = disk::read_range(&disk, mebibyte << 20, 65536);
+        assert!(read.iter().all(|byte| *byte == value), "at {mebibyte} MiB");
+    }
+}
+
+#[test]
+fn the_footer_of_a_streamed_image_counts() {
+    let footer = small_images().into_iter().find(|image| image.name.contains("footer"));
+    let Some(Small { bytes, content, .. }) = footer else { return };
+    let image = open_in_memory(Format::Vmdk, Arc::clone(&bytes) as SharedSource).unwrap();
+    assert!(read_all(&image).unwrap() == content);
+    let cut = bytes[..bytes.len() - 512].to_vec();
+    let error = open_in_memory(Format::Vmdk, Arc::new(cut)).unwrap_err().to_string();
+    assert!(error.contains("the file is cut"), "{error}");
+}
+
+#[test]
+fn sectors_that_a_vhd_bitmap_does_not_name_are_zeroes() {
+    let content = vec![7; 4 * MIB];
+    let Some((_directory, path)) = make("vpc", "subformat=dynamic,force_size=on", &content) else { return };
+    let mut bytes = std::fs::read(&path).unwrap();
+    let table = usize::try_from(u64::from_be_bytes(bytes[512 + 16..512 + 24].try_into().unwrap())).unwrap();
+    let bitmap = u32::from_be_bytes(bytes[table..table + 4].try_into().unwrap()) as usize * 512;
+    assert_eq!(bytes[bitmap..bitmap + 512], [0xff; 512]);
+    // The most significant bit is the first sector.
+    bytes[bitmap] = 0x9f;
+    bytes[bitmap + 2] = 0;
+    let mut expected = content;
+    expected[512..3 * 512].fill(0);
+    expected[16 * 512..24 * 512].fill(0);
+    std::fs::write(&path, bytes).unwrap();
+    let disk = FormatDisk::open(&path, Format::Vhd, &allowed()).unwrap();
+    for _ in 0..2 {
+        assert!(disk::read_through_queue(&disk, crate::EngineChoice::Automatic) == expected);
+    }
+}
+
+#[test]
+fn a_damaged_footer_of_a_dynamic_vhd_is_replaced_by_its_copy() {
+    for small in small_images().into_iter().filter(|image| image.format == Format::Vhd) {
+        let mut bytes = small.bytes.to_vec();
+        let length = bytes.len();
+        bytes[length - 300] ^= 1;
+        let image = open_in_memory(Format::Vhd, Arc::new(bytes.clone())).unwrap();
+        assert!(read_all(&image).unwrap() == small.content, "{}", small.name);
+        bytes[300] ^= 1;
+        let error = open_in_memory(Format::Vhd, Arc::new(bytes)).unwrap_err().to_string();
+        assert!(error.contains("the VHD footer") && error.contains("checksum"), "{error}");
+    }
+}
+
+#[test]
 fn sectors_of_4096_bytes_are_known() {
     let found = small_images().into_iter().find(|image| image.format == Format::Vhdx);
     let Some(Small { bytes, content, .. }) = found else {
