@@ -96,6 +96,11 @@ impl FormatDisk {
         Self::over_archive(path, &open_host(path, options)?, disk, options)
     }
 
+    /// The image, for reading it without a queue.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
     /// The disks of the archive at `path`.
     pub fn list_ova(path: &Path) -> Result<Vec<OvaDisk>, BlockError> {
         let options = FormatOptions { locking: Locking::Shared, ..FormatOptions::default() };

@@ -100,6 +100,18 @@ impl Image {
         Ok(Some((extent, run)))
     }
 
+    /// Whether the image stores the disk's bytes from `offset` on, and for how many of `bytes` bytes that holds; what it
+    /// does not store reads as zeroes. For copies that stay sparse. The range must lie within the capacity. Waits.
+    pub fn stored(&self, offset: u64, bytes: u64) -> Result<(bool, u64), ImageError> {
+        if bytes == 0 || !fits(offset, bytes, self.capacity()) {
+            return Err(ImageError::Cut { what: "a range", offset, bytes: self.capacity() });
+        }
+        match self.resolve(offset, bytes, Lookup::Loading)? {
+            Some((extent, run)) => Ok((extent != Extent::Zero, run)),
+            None => Err(ImageError::field("offset", offset, "is not mapped")),
+        }
+    }
+
     /// Fills `buffer` from `offset` on; the range must lie within the capacity. Waits.
     pub fn read_at(&self, mut buffer: &mut [u8], mut offset: u64) -> Result<(), ImageError> {
         if !fits(offset, buffer.len() as u64, self.capacity()) {

@@ -35,7 +35,7 @@ pub use self::source::{ImageSource, SharedSource};
 /// A format of disk images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Format {
-    /// QEMU's; opened as [`crate::qcow2`](crate) disks, not here.
+    /// QEMU's; known to [`probe`] only.
     Qcow2,
     /// VMware's.
     Vmdk,

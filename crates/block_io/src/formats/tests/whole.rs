@@ -62,6 +62,27 @@ fn what_qemu_io_writes_is_read() {
 }
 
 #[test]
+fn what_is_not_stored_is_known_to_be_zeroes() {
+    for Small { format, name, bytes, content } in small_images() {
+        let image = open_in_memory(format, bytes).unwrap();
+        let (mut offset, mut stored_bytes) = (0u64, 0);
+        while offset < image.capacity() {
+            let (stored, run) = image.stored(offset, image.capacity() - offset).unwrap();
+            let start = usize::try_from(offset).unwrap();
+            let part = &content[start..start + usize::try_from(run).unwrap()];
+            assert!(stored || part.iter().all(|byte| *byte == 0), "{name} at {offset}+{run}");
+            stored_bytes += if stored { part.len() } else { 0 };
+            offset += run;
+        }
+        assert!(stored_bytes >= MIB, "{name}");
+        assert!(image.stored(image.capacity(), 1).is_err() && image.stored(0, 0).is_err());
+        if format == Format::Vmdk {
+            assert!(stored_bytes < content.len(), "{name} stores zeroes");
+        }
+    }
+}
+
+#[test]
 fn extents_beyond_two_gibibytes_are_found() {
     const SIZE: &str = "4500M";
     for options in
