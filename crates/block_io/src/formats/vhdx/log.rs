@@ -65,8 +65,8 @@ impl Ring<'_> {
         *work = work.checked_sub(length).ok_or_else(|| {
             ImageError::Unsupported("the log is damaged: its entries overlap each other too often".into())
         })?;
-        let bytes: Vec<u8> =
-            (sector..sector + sectors).flat_map(|number| self.sector(number)).copied().collect();
+        let mut bytes = Vec::with_capacity(length);
+        (sector..sector + sectors).for_each(|number| bytes.extend_from_slice(self.sector(number)));
         if !is_intact(&bytes) {
             return Ok(None);
         }
