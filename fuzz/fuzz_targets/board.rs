@@ -1,7 +1,7 @@
 //! The board's devices behind their ports: serial port, clock, keyboard controller, power management, system ports.
 //!
 //! Held true: no access of any width, however it lies across a device, panics; only the ports that are made for it power the
-//! machine off or reset it; after a reset the devices take accesses as before.
+//! machine off or reset it.
 #![no_main]
 
 use std::sync::Arc;
@@ -72,8 +72,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             }
             9..=12 => ports.read(port, &mut [0; 8][..width]),
             13 => power.press_power_button(),
-            14 => power.raise_gpe(input.arbitrary()?),
-            _ => ports.reset(),
+            _ => power.raise_gpe(input.arbitrary()?),
         }
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! PCI configuration space by ECAM and by the ports CF8h and CFCh: bridges and two virtio functions whose BARs move.
 //!
 //! Held true: no access panics; only the reset register asks something of the machine; the copy that answers reads without an
-//! exit is what a read would give; two BARs at one place are sorted out; after a reset everything is where it was.
+//! exit is what a read would give; two BARs at one place are sorted out.
 #![no_main]
 
 mod devices;
@@ -36,11 +36,10 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let host = Arc::new(Mutex::new(HostBridge::new(Some(ECAM))));
     root.insert_host_bridge(board::HOST_BRIDGE, host).expect("a free slot");
     root.insert(board::LPC_BRIDGE, Arc::new(Mutex::new(LpcBridge::new()))).expect("a free slot");
-    let functions = [(1u8, 0u8), (2, 2)].map(|(slot, kind)| {
+    for (slot, kind) in [(1u8, 0u8), (2, 2)] {
         let function = function(slot, kind, &worker);
-        root.insert(DeviceFunction::device_zero(slot), Arc::clone(&function)).expect("a free slot");
-        function
-    });
+        root.insert(DeviceFunction::device_zero(slot), function).expect("a free slot");
+    }
     let config_ports = Arc::new(Mutex::new(ConfigPorts::new(Arc::clone(&root))));
     ports.insert(board::PCI_CONFIG_PORTS, config_ports).expect("a free place");
 
@@ -68,15 +67,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
             }
             12 => ports.read(board::PCI_CONFIG_PORTS.start + offset % 8, &mut [0; 8][..width]),
             13 => drop(memory.write(BAR + offset, &value[..width])),
-            14 => memory.read(BAR + 0x8000 * (slot % 4) + offset, &mut [0; 8][..width]),
-            _ => {
-                // Devices have stopped before a machine is reset.
-                root.reset();
-                for (function, slot) in functions.iter().zip(1..) {
-                    let bar = function.lock().decoded()[0].clone();
-                    assert_eq!(bar.map(|range| range.start), Some(BAR + 0x8000 * slot));
-                }
-            }
+            _ => memory.read(BAR + 0x8000 * (slot % 4) + offset, &mut [0; 8][..width]),
         }
         mirror.check(&root);
     }
