@@ -9,6 +9,7 @@ help:
 	@echo 'make demo    install what is missing, build, boot a small Linux guest and run a command in it'
 	@echo 'make test    formatting, lints, unit and documentation tests, tests with real guests'
 	@echo 'make bench   the figures of SPECIFICATION.md, side by side with peers'
+	@echo 'make fuzz    every fuzz target for SECONDS (60) each'
 	@echo 'make build   target/release/{vireo,vireo-vmm}'
 
 dependencies:
@@ -40,3 +41,7 @@ guests: build
 
 bench: dependencies build
 	@tools/bench
+
+SECONDS ?= 60
+fuzz:
+	@tools/fuzz $(SECONDS)

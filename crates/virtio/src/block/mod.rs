@@ -11,6 +11,8 @@
 //! Threads: none of its own; [`BlockHandle`] may be used from any.
 
 mod device;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod request;
 mod task;
 #[cfg(test)]

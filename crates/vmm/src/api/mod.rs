@@ -14,6 +14,8 @@
 //! Source: RFC 9110 (semantics) and RFC 9112 (HTTP/1.1).
 
 mod connection;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod listener;
 #[cfg(test)]

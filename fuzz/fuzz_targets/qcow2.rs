@@ -1,0 +1,116 @@
+//! A qcow2 image that is damaged, or any bytes: looked at, checked, read and written.
+//!
+//! Held true: nothing panics; every request is answered; what the file takes on its disk is bounded by what was
+//! written and its tables; a check comes to an end.
+#![no_main]
+
+mod mutation;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::OnceLock;
+
+use block_io::conformance::{Buffer, Driver};
+use block_io::qcow2::{Compression, Qcow2Disk, Qcow2Options, Qcow2Parameters, Repair};
+use block_io::{BlockBackend as _, BlockOperation, EngineChoice, Locking, RawOptions};
+use libfuzzer_sys::arbitrary::{Result, Unstructured};
+use libfuzzer_sys::fuzz_target;
+
+const DISK_BYTES: u64 = 1 << 20;
+
+fuzz_target!(|input: &[u8]| {
+    let _ = run(&mut Unstructured::new(input));
+});
+
+fn run(input: &mut Unstructured<'_>) -> Result<()> {
+    let images = images();
+    let mut image = match input.int_in_range(0..=images.len())? {
+        any if any == images.len() => input.bytes(input.len().min(4096))?.to_vec(),
+        index => images[index].clone(),
+    };
+    if !image.is_empty() {
+        let span = if input.arbitrary()? { 128 } else { image.len() };
+        mutation::damage(&mut image, span, input)?;
+    }
+    let (file, path) = mutation::file(&image);
+    let _ = Qcow2Disk::info(&path);
+    let _ = Qcow2Disk::check(&path, Repair::Nothing);
+    let options = Qcow2Options {
+        file: RawOptions {
+            read_only: input.ratio(1, 8)?,
+            locking: Locking::Shared,
+            engine: EngineChoice::Threads,
+            ..RawOptions::default()
+        },
+        metadata_cache_bytes: 64 << 10,
+        ..Qcow2Options::default()
+    };
+    if let Ok(disk) = Qcow2Disk::open(&path, &options) {
+        requests(&disk, input)?;
+        drop(disk);
+        // Not its length: an image may name clusters far behind its end.
+        let stored = file.metadata().expect("a file").blocks() * 512;
+        assert!(stored < image.len() as u64 + (64 << 20), "the file takes {stored} bytes");
+    }
+    let repair = *input.choose(&[Repair::Nothing, Repair::Leaks, Repair::All]).unwrap_or(&Repair::All);
+    let _ = Qcow2Disk::check(&path, repair);
+    Ok(())
+}
+
+fn requests(disk: &Qcow2Disk, input: &mut Unstructured<'_>) -> Result<()> {
+    let capacity = disk.capacity();
+    let mut driver = Driver::open(disk, 8);
+    let mut buffer = Buffer::patterned(128 << 10, 1);
+    for _ in 0..input.int_in_range(0..=6)? {
+        let unit = input.int_in_range(0..=3)?;
+        let place = u64::from(input.arbitrary::<u16>()?) * 512;
+        let offset = [place, place, capacity.saturating_sub(place), place << 24][unit];
+        let bytes = 512usize << input.int_in_range(0..=8)?;
+        let mut segments = buffer.pieces(&[bytes]);
+        let bytes = bytes as u64;
+        let operation = match input.int_in_range(0..=5u8)? {
+            0 | 1 => BlockOperation::Read { offset, segments: std::mem::take(&mut segments) },
+            2 | 3 => BlockOperation::Write { offset, segments, durable: input.arbitrary()? },
+            4 => BlockOperation::WriteZeroes { offset, bytes, may_unmap: input.arbitrary()? },
+            _ => BlockOperation::Discard { offset, bytes },
+        };
+        let _ = driver.run(operation);
+    }
+    let _ = driver.run(BlockOperation::Flush);
+    Ok(())
+}
+
+/// Images of our own of several kinds, with some data in each.
+fn images() -> &'static [Vec<u8>] {
+    static IMAGES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
+    IMAGES.get_or_init(|| {
+        let kinds =
+            [(512, 16, false), (4096, 1, false), (4096, 64, false), (65536, 16, false), (16384, 8, true)];
+        kinds
+            .map(|(cluster_bytes, refcount_bits, extended_l2)| {
+                let path = std::env::temp_dir().join(format!("vireo-fuzz-{}.qcow2", std::process::id()));
+                let compression = if cluster_bytes == 4096 { Compression::Zstd } else { Compression::Zlib };
+                let parameters = Qcow2Parameters {
+                    cluster_bytes,
+                    refcount_bits,
+                    extended_l2,
+                    compression,
+                    ..Qcow2Parameters::new(DISK_BYTES)
+                };
+                Qcow2Disk::create(&path, &parameters).expect("an image");
+                let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).expect("our own image");
+                let mut driver = Driver::open(&disk, 4);
+                let mut buffer = Buffer::patterned(4096, 7);
+                for offset in [0, 256 << 10, DISK_BYTES - 4096] {
+                    driver.write(offset, buffer.pieces(&[4096]), false).expect("a write");
+                }
+                let zeroes =
+                    BlockOperation::WriteZeroes { offset: 128 << 10, bytes: 64 << 10, may_unmap: true };
+                driver.run(zeroes).expect("zeroes");
+                drop((driver, disk));
+                let image = std::fs::read(&path).expect("the image");
+                std::fs::remove_file(&path).expect("the image is removed");
+                image
+            })
+            .into()
+    })
+}
