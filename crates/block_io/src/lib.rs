@@ -18,6 +18,7 @@ pub mod conformance;
 mod engine;
 mod file;
 pub mod memory;
+pub mod operations;
 pub mod qcow2;
 pub mod raw;
 mod request;
