@@ -6,9 +6,12 @@
 
 mod arguments;
 mod check;
+mod compare;
+mod convert;
 mod create;
 mod info;
 mod output;
+mod progress;
 mod resize;
 
 use std::process::ExitCode;
@@ -20,6 +23,10 @@ Exit codes, as qemu-img's: 0 when done, 1 when not; of check also
   2  the image is corrupt
   3  the image has leaked clusters, which waste space and are harmless
   63 the format can't be checked
+and of compare
+  1  the disks differ
+  2  they could not be compared
+A copy or comparison that is interrupted (SIGINT, SIGTERM, SIGHUP) ends with 130.
 Options that are wrong are refused with 2 by the command line's own parser.";
 
 /// Make, describe, check and change disk images.
@@ -33,6 +40,8 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::CheckArguments),
+    Compare(compare::CompareArguments),
+    Convert(convert::ConvertArguments),
     Create(create::CreateArguments),
     Info(info::InfoArguments),
     Resize(resize::ResizeArguments),
@@ -42,6 +51,8 @@ enum Verb {
 pub(crate) fn main(arguments: Arguments) -> ExitCode {
     let (name, result) = match arguments.verb {
         Verb::Check(arguments) => ("check", check::run(&arguments)),
+        Verb::Compare(arguments) => ("compare", compare::run(&arguments)),
+        Verb::Convert(arguments) => ("convert", convert::run(&arguments)),
         Verb::Create(arguments) => ("create", create::run(&arguments)),
         Verb::Info(arguments) => ("info", info::run(&arguments)),
         Verb::Resize(arguments) => ("resize", resize::run(&arguments)),

@@ -1,5 +1,7 @@
 //! `vireo image` beside qemu-img and qemu-io: what one makes the other reads, and both say the same about it.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -271,4 +273,136 @@ fn images_are_resized_and_shrunk_only_if_told_so() {
     folder.qemu_io("top.qcow2", &["read -P 17 64k 192k", "read -P 0 4M 4M"]);
     folder.qemu_img("check -f qcow2 top.qcow2");
     assert!(folder.refused("resize -f raw base.raw -6M").contains("not a size"));
+}
+
+#[test]
+fn converted_images_hold_what_qemu_sees_in_the_source() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut images = make_images(&folder);
+    images.push("base.raw");
+    for image in images {
+        let from = Path::new(image).extension().unwrap().to_str().unwrap();
+        for (to, options) in [
+            ("raw", ""),
+            ("qcow2", ""),
+            ("qcow2", "-o cluster_size=512"),
+            ("qcow2", "-o cluster_size=2M,extended_l2=on"),
+        ] {
+            folder.vireo(&format!("convert -q -f {from} -O {to} {options} {image} copy"));
+            folder.qemu_img(&format!("compare -f {from} -F {to} {image} copy"));
+            folder.vireo(&format!("compare -s -f {to} -F {from} copy {image}"));
+            if to == "qcow2" {
+                folder.qemu_img("check -f qcow2 copy");
+                assert_eq!(json(&folder.vireo("info --output json copy"))["backing-filename"], Value::Null);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_converted_image_takes_no_storage_for_zeroes() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.qemu_img("create -f raw base.raw 4G");
+    // 32 MiB of zeroes that are allocated, and two pieces of data around them.
+    folder.qemu_io("base.raw", &["write -P 1 1G 64k", "write -P 0 2G 32M", "write -P 2 4194240k 64k"]);
+    for (format, most) in [("raw", 256 << 10), ("qcow2", 1 << 20)] {
+        folder.vireo(&format!("convert -f raw -O {format} base.raw copy"));
+        folder.qemu_img(&format!("compare -f raw -F {format} base.raw copy"));
+        let info = json(&folder.vireo(&format!("info -f {format} --output json copy")));
+        assert!(info["actual-size"].as_u64().unwrap() <= most, "{info}");
+    }
+}
+
+#[test]
+fn a_conversion_that_fails_leaves_what_was_there() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    folder.qemu_img("create -f qcow2 broken.qcow2 1M");
+    folder.qemu_io("broken.qcow2", &["write 0 1M"]);
+    // The data, behind the tables, is gone: it can't be read.
+    let file = std::fs::File::options().read(true).write(true).open(folder.path("broken.qcow2")).unwrap();
+    {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, 40).unwrap();
+        // The entry of the L1 table now names a place that is no cluster.
+        file.write_all_at(&(1u64 << 63 | 0x1200).to_be_bytes(), u64::from_be_bytes(bytes)).unwrap();
+    }
+    std::fs::write(folder.path("target"), "precious").unwrap();
+    assert!(folder.refused("convert -f qcow2 broken.qcow2 target").contains("broken.qcow2"));
+    assert!(
+        folder.refused("convert -f qcow2 -o cluster_size=4k broken.qcow2 target").contains("no such option")
+    );
+    assert!(folder.refused("convert -f raw target target").contains("multiple of 512"));
+    assert_eq!(std::fs::read_to_string(folder.path("target")).unwrap(), "precious");
+    assert_eq!(folder.names(), ["broken.qcow2", "target"]);
+    std::fs::write(folder.path("target"), [1; 512]).unwrap();
+    assert!(folder.refused("convert -f raw target target").contains("this process"));
+}
+
+#[test]
+fn an_interrupted_conversion_leaves_nothing() {
+    let folder = Folder::new();
+    // Enough that it takes a while: data everywhere.
+    std::fs::write(folder.path("source"), vec![0xa5; 256 << 20]).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vireo"))
+        .args([
+            "image",
+            "convert",
+            "-p",
+            "-f",
+            "raw",
+            "-O",
+            "qcow2",
+            "-o",
+            "cluster_size=512",
+            "source",
+            "target",
+        ])
+        .current_dir(folder.0.path())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The first line says that it is under way.
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    assert_eq!(lines.next().unwrap().unwrap(), "10% done");
+    assert_eq!(folder.names().len(), 2, "the new image has a temporary name: {:?}", folder.names());
+    assert!(!folder.path("target").exists());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
+        .unwrap();
+    let rest: Vec<_> = lines.map(Result::unwrap).collect();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+    assert!(rest.last().unwrap().contains("target was not made"), "{rest:?}");
+    assert_eq!(folder.names(), ["source"]);
+}
+
+#[test]
+fn compare_has_qemu_imgs_exit_codes_and_finds_the_first_difference() {
+    let folder = Folder::new();
+    let vireo = env!("CARGO_BIN_EXE_vireo");
+    folder.vireo("create -q -f raw zero 8M");
+    let mut content = vec![0; 6 << 20];
+    std::fs::write(folder.path("short"), &content).unwrap();
+    let compare = |arguments: &str, code| folder.run(vireo, &format!("image compare {arguments}"), code);
+    assert!(compare("-f raw -F raw zero short", 0).contains("identical"));
+    compare("-s -f raw -F raw zero short", 1);
+    content[5_000_001] = 1;
+    content[3_000_001] = 1;
+    std::fs::write(folder.path("other"), &content).unwrap();
+    assert_eq!(compare("-f raw -F raw zero other", 1), "Content differs at offset 3000001.\n");
+    assert_eq!(compare("-f raw -F raw other short", 1), "Content differs at offset 3000001.\n");
+    content[3_000_001] = 0;
+    content.resize(8 << 20, 3);
+    std::fs::write(folder.path("longer"), &content).unwrap();
+    assert_eq!(compare("-f raw -F raw short longer", 1), "Content differs at offset 5000001.\n");
+    compare("-f raw -F raw short missing", 2);
+    compare("-f qcow2 -F raw short longer", 2);
 }

@@ -7,12 +7,18 @@
 //!
 //! Sources: docs/interop/qcow2.rst and docs/tools/qemu-img.rst of QEMU.
 
+mod compare;
+mod copy;
 mod create;
 mod info;
 mod open;
+mod transfer;
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
+pub use self::compare::{Comparison, compare};
+pub use self::copy::copy_to_new;
 pub use self::create::{NewImage, Replacement};
 pub use self::info::{ImageInfo, SnapshotInfo};
 pub use self::open::{ImageAccess, OpenImage};
@@ -42,6 +48,38 @@ impl std::fmt::Display for ImageFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Told how many bytes are done, and how many there are in all; a break ends the operation.
+pub type Progress<'a> = &'a mut dyn FnMut(u64, u64) -> ControlFlow<()>;
+
+/// Why an operation on whole images has ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum OperationError {
+    /// A disk could not be used at all.
+    #[error(transparent)]
+    Disk(#[from] BlockError),
+    /// A part of a disk could not be read or written.
+    #[error("cannot {operation} near byte {offset} of the disk: {source}")]
+    Transfer {
+        /// What was tried.
+        operation: &'static str,
+        /// Where on the disk, bytes.
+        offset: u64,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The target can't hold the disk.
+    #[error("the target has {found} bytes, the disk needs {needed}: make it larger")]
+    TooSmall {
+        /// Bytes of the disk.
+        needed: u64,
+        /// Bytes of the target.
+        found: u64,
+    },
+    /// The callback for progress said so.
+    #[error("interrupted")]
+    Interrupted,
 }
 
 fn refuse(path: &Path, operation: &str, advice: impl Into<String>) -> BlockError {

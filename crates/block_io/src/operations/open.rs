@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ImageFormat;
+use super::{ImageFormat, OperationError};
 use crate::backend::{BlockBackend, BlockError};
 use crate::file::RawOptions;
 use crate::qcow2::{BackingAccess, Qcow2Disk, Qcow2Options};
@@ -41,6 +41,20 @@ impl OpenImage {
             ..Qcow2Options::default()
         };
         Qcow2Disk::open(path, &options).map(Self::Qcow2)
+    }
+
+    /// Whether the disk is known to read as zeroes from `offset` on, and for how many of `bytes` bytes (at least one) that
+    /// answer holds. The range lies within the disk. May read metadata, and waits for it.
+    pub(crate) fn zero_run(&self, offset: u64, bytes: u64) -> Result<(bool, u64), OperationError> {
+        let result = match self {
+            Self::Raw(disk) => disk.zero_run(offset, bytes),
+            Self::Qcow2(disk) => disk.zero_run(offset, bytes),
+        };
+        result.map_err(|errno| OperationError::Transfer {
+            operation: "find out what is allocated",
+            offset,
+            source: errno.into(),
+        })
     }
 
     /// The disk in it.
