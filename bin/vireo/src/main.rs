@@ -1,5 +1,6 @@
 //! `vireo`: the command line. Each subcommand is a module that owns its arguments; this file only tells them apart.
 
+mod image_command;
 mod lab_command;
 mod run_command;
 
@@ -17,12 +18,14 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Image(image_command::Arguments),
     Lab(lab_command::Arguments),
     Run(run_command::RunArguments),
 }
 
 fn main() -> ExitCode {
     match CommandLine::parse().command {
+        Command::Image(arguments) => image_command::main(arguments),
         Command::Lab(arguments) => lab_command::main(arguments),
         Command::Run(arguments) => run_command::run(arguments).unwrap_or_else(|error| {
             eprintln!("vireo run: {error:#}");

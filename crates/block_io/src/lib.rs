@@ -19,6 +19,7 @@ mod engine;
 mod file;
 pub mod formats;
 pub mod memory;
+pub mod operations;
 pub mod qcow2;
 pub mod raw;
 mod request;

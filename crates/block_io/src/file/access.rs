@@ -22,6 +22,7 @@ const BLKDISCARD: u32 = 0x1277;
 const BLKZEROOUT: u32 = 0x127f;
 
 /// A buffer that begins at a multiple of a given alignment.
+#[derive(Debug)]
 pub(crate) struct AlignedBuffer {
     memory: Vec<u8>,
     start: usize,
@@ -34,6 +35,10 @@ impl AlignedBuffer {
         let memory = vec![0; bytes + alignment];
         let start = memory.as_ptr().align_offset(alignment).min(alignment);
         Self { memory, start, bytes }
+    }
+
+    pub(crate) fn content(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.bytes]
     }
 
     pub(crate) fn bytes(&mut self) -> &mut [u8] {

@@ -50,6 +50,16 @@ pub struct CheckReport {
     pub used_clusters: u64,
     /// Length of the file in clusters.
     pub file_clusters: u64,
+    /// Size of the disk in clusters.
+    pub disk_clusters: u64,
+    /// Clusters of the disk (without snapshots) that have a place in the file.
+    pub allocated_clusters: u64,
+    /// Of these, compressed ones.
+    pub compressed_clusters: u64,
+    /// Of these, those that do not follow the one before; compressed ones are by their nature.
+    pub fragmented_clusters: u64,
+    /// Where the last cluster that is used or counted ends, bytes.
+    pub end_bytes: u64,
     /// Some of the problems in words.
     pub problems: Vec<String>,
 }
@@ -95,7 +105,11 @@ pub(super) fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockErr
         header: &header,
         layout: Layout::of(&header),
         uses: vec![0; usize::try_from(clusters).unwrap_or(0)],
-        report: CheckReport { file_clusters: clusters, ..CheckReport::default() },
+        report: CheckReport {
+            file_clusters: clusters,
+            disk_clusters: header.size.div_ceil(header.cluster_bytes()),
+            ..CheckReport::default()
+        },
     };
     let result =
         Refcounts::open(metadata_file.clone(), &header, bytes, most_bytes).and_then(|mut refcounts| {
@@ -156,7 +170,7 @@ impl Checker<'_> {
         for (table, times) in l2_tables {
             self.count_table(table, times)?;
         }
-        Ok(())
+        self.count_allocation()
     }
 
     /// Counts an L2 table and what it maps.
@@ -207,6 +221,41 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Counts what the disk itself has in the file. A table is read once, however often it is named.
+    fn count_allocation(&mut self) -> Result<(), Errno> {
+        let layout = self.layout;
+        let bytes = usize::try_from(u64::from(self.header.l1_entries) * 8).map_err(|_| Errno::FBIG)?;
+        let l1 = self.file.read(self.header.l1_offset, bytes)?;
+        let mut tables = BTreeMap::new();
+        for entry in l1.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)) {
+            let table = entry & OFFSET_MASK;
+            let within = (table >> layout.cluster_bits) < self.uses.len() as u64;
+            if table != 0 && layout.cluster_start(table) == table && within {
+                *tables.entry(table).or_insert(0u64) += 1;
+            }
+        }
+        for (table, times) in tables {
+            let bytes = usize::try_from(layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
+            let raw = self.file.read(table, bytes)?;
+            let mut expected = None;
+            for word in raw.as_chunks::<8>().0.iter().step_by(layout.entry_words()) {
+                let entry = Entry { descriptor: u64::from_be_bytes(*word), bitmap: 0 };
+                if entry.is_compressed() {
+                    self.report.allocated_clusters += times;
+                    self.report.compressed_clusters += times;
+                    self.report.fragmented_clusters += times;
+                } else if let Ok(Some(host)) = entry.host(layout) {
+                    self.report.allocated_clusters += times;
+                    if expected.is_some_and(|expected| expected != host) {
+                        self.report.fragmented_clusters += times;
+                    }
+                    expected = host.checked_add(layout.cluster_bytes());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Counts the table of snapshots. Returns the L1 tables that it names.
     fn snapshot_tables(&mut self) -> Result<Vec<(u64, u32)>, Errno> {
         match snapshots::read(self.file, self.header)? {
@@ -235,6 +284,9 @@ impl Checker<'_> {
             let count = refcounts.get(number)?;
             if uses > 0 {
                 self.report.used_clusters += 1;
+            }
+            if uses > 0 || count > 0 {
+                self.report.end_bytes = (number + 1) << self.layout.cluster_bits;
             }
             if uses == count {
                 continue;

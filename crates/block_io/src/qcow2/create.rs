@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::header::{
-    Compression, FormatError, Header, INCOMPATIBLE_COMPRESSION, INCOMPATIBLE_EXTENDED_L2, MOST_L1_BYTES,
-    MOST_NAME_BYTES,
+    COMPATIBLE_LAZY_REFCOUNTS, Compression, FormatError, Header, INCOMPATIBLE_COMPRESSION,
+    INCOMPATIBLE_EXTENDED_L2, MOST_L1_BYTES, MOST_NAME_BYTES,
 };
 use crate::backend::BlockError;
 use crate::file::error;
@@ -31,6 +31,8 @@ pub struct Qcow2Parameters {
     pub refcount_bits: u32,
     /// Whether clusters consist of 32 subclusters (clusters of 16 KiB and more).
     pub extended_l2: bool,
+    /// Whether whoever writes to the image may update refcounts late.
+    pub lazy_refcounts: bool,
     /// How compressed clusters will be compressed.
     pub compression: Compression,
     /// What the image is based on.
@@ -45,6 +47,7 @@ impl Qcow2Parameters {
             cluster_bytes: 65536,
             refcount_bits: 16,
             extended_l2: false,
+            lazy_refcounts: false,
             compression: Compression::Zlib,
             backing: None,
         }
@@ -91,7 +94,7 @@ impl Qcow2Parameters {
             snapshots: 0,
             snapshots_offset: 0,
             incompatible,
-            compatible: 0,
+            compatible: if self.lazy_refcounts { COMPATIBLE_LAZY_REFCOUNTS } else { 0 },
             autoclear: 0,
             compression: self.compression,
             backing: self.backing.as_ref().map(|backing| backing.name.clone()),

@@ -28,6 +28,8 @@ pub(crate) const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
 pub(crate) const INCOMPATIBLE_COMPRESSION: u64 = 1 << 3;
 pub(crate) const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 const INCOMPATIBLE_KNOWN: u64 = 0x1f;
+/// Counts may be written late; the image is marked dirty meanwhile.
+pub(crate) const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
 pub(crate) const AUTOCLEAR_RAW_DATA_FILE: u64 = 1 << 1;
 
 const EXTENSION_END: u32 = 0;

@@ -1,14 +1,12 @@
 //! What an image says about itself. Nothing but the image is opened: a name in it may be a trap.
 
 use super::header::{
-    Compression, FormatError, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY,
+    AUTOCLEAR_RAW_DATA_FILE, COMPATIBLE_LAZY_REFCOUNTS, Compression, FormatError, INCOMPATIBLE_CORRUPT,
+    INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY,
 };
 use super::image::{OpenError, read_header};
 use super::snapshots::{self, Snapshot};
 use crate::file::HostFile;
-
-/// Lazy refcounts, a compatible feature.
-const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1;
 
 /// What an image says about itself. Names are the image's words: not checked, and not to be opened without a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +38,8 @@ pub struct Qcow2Info {
     pub backing_format: Option<String>,
     /// The external data file's name; empty if there is one without a name.
     pub data_file: Option<String>,
+    /// Whether the external data file is a raw image by itself.
+    pub data_file_raw: bool,
     /// Internal snapshots.
     pub snapshots: Vec<Snapshot>,
 }
@@ -62,6 +62,7 @@ pub(super) fn read(file: &HostFile) -> Result<Qcow2Info, OpenError> {
         corrupt: has(INCOMPATIBLE_CORRUPT),
         compression: header.compression,
         data_file: has(INCOMPATIBLE_DATA_FILE).then(|| header.data_file.clone().unwrap_or_default()),
+        data_file_raw: header.autoclear & AUTOCLEAR_RAW_DATA_FILE != 0,
         backing: header.backing,
         backing_format: header.backing_format,
         snapshots,

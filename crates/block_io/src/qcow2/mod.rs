@@ -37,10 +37,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use self::chain::Extent;
 pub use self::check::{CheckReport, Repair};
 pub use self::create::{BackingName, Qcow2Parameters};
 pub use self::header::{Compression, FormatError};
-use self::image::Image;
+use self::image::{Image, Lookup};
 pub use self::info::Qcow2Info;
 use self::queue::Qcow2Queue;
 pub use self::snapshots::Snapshot;
@@ -117,6 +118,12 @@ impl Qcow2Disk {
     /// Takes an open image; `path` is what messages call it, and where relative names of backing files begin.
     pub fn adopt(path: &Path, fd: OwnedFd, options: &Qcow2Options) -> Result<Self, BlockError> {
         Self::over(HostFile::adopt(path, fd, &options.file)?, options)
+    }
+
+    /// Whether the disk is known to read as zeroes from `offset` on, and for how many of `bytes` bytes that holds. Waits.
+    pub(crate) fn zero_run(&self, offset: u64, bytes: u64) -> Result<(bool, u64), Errno> {
+        let found = self.image.resolve(offset, bytes, Lookup::Loading)?.ok_or(Errno::IO)?;
+        Ok((found.0 == Extent::Zero, found.1))
     }
 
     fn over(file: HostFile, options: &Qcow2Options) -> Result<Self, BlockError> {

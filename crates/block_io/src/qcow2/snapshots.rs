@@ -21,12 +21,16 @@ pub struct Snapshot {
     pub name: String,
     /// When it was taken, seconds since 1970.
     pub taken_seconds: u32,
+    /// The part of that second, nanoseconds.
+    pub taken_nanoseconds: u32,
     /// How long the guest had run, nanoseconds.
     pub guest_nanoseconds: u64,
     /// Size of the saved memory and devices, bytes; 0 if only the disk was saved.
     pub vm_state_bytes: u64,
     /// Size of the disk, bytes; `None` if it is not recorded.
     pub disk_bytes: Option<u64>,
+    /// Instructions that the guest had executed, where they were counted.
+    pub guest_instructions: Option<u64>,
     /// Place and entries of its L1 table.
     pub(super) l1: (u64, u32),
 }
@@ -69,9 +73,11 @@ pub(super) fn read(file: &MetadataFile, header: &Header) -> Result<Table, Errno>
             name: String::from_utf8_lossy(name).into_owned(),
             // Fields of four bytes.
             taken_seconds: u32::try_from(field(16, 4)).unwrap_or(0),
+            taken_nanoseconds: u32::try_from(field(20, 4)).unwrap_or(0),
             guest_nanoseconds: field(24, 8),
             vm_state_bytes: word(0).unwrap_or(field(32, 4)),
             disk_bytes: word(8),
+            guest_instructions: word(16).filter(|count| *count != u64::MAX),
             l1: (l1_offset, u32::try_from(l1_entries).unwrap_or(0)),
         });
         at = end.next_multiple_of(8);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::backend::{
@@ -44,6 +45,23 @@ impl RawDisk {
     /// Takes an open file or device; `path` is what messages call it.
     pub fn adopt(path: &Path, fd: OwnedFd, options: &RawOptions) -> Result<Self, BlockError> {
         Self::over(HostFile::adopt(path, fd, options)?)
+    }
+
+    /// Whether the disk is known to read as zeroes from `offset` on (a hole of the file), and for how many of `bytes` bytes
+    /// that holds. lseek(2): SEEK_DATA, SEEK_HOLE.
+    pub(crate) fn zero_run(&self, offset: u64, bytes: u64) -> Result<(bool, u64), Errno> {
+        let file = &*self.shared.file.access.file;
+        let cut = |end: u64| end.saturating_sub(offset).min(bytes);
+        match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => Ok((true, bytes)),
+            // A device, or a file system that can't tell.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok((false, bytes)),
+            Err(errno) => Err(errno),
+            // Holes end with blocks of the file system: whole sectors.
+            Ok(data) if data > offset => Ok((true, cut(data))),
+            Ok(_) => Ok((false, cut(rustix::fs::seek(file, SeekFrom::Hole(offset))?).max(1))),
+        }
     }
 
     fn over(file: HostFile) -> Result<Self, BlockError> {

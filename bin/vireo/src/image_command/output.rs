@@ -1,0 +1,73 @@
+//! Printing for people and for programs.
+
+use std::io::Write;
+
+use anyhow::Context;
+
+/// Prints a document on standard output.
+pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(value).context("cannot print the result")?;
+    print(&format!("{text}\n"))
+}
+
+/// Prints text on standard output; a reader that has gone is an error, not a panic.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    let mut output = std::io::stdout().lock();
+    output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("cannot print the result")
+}
+
+/// A size for people, with three digits that count, as qemu-img writes it: `1.46 MiB`.
+pub(crate) fn readable(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    // Exact enough for three digits.
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let decimals = match value {
+        _ if value >= 100.0 => 0,
+        _ if value >= 10.0 => 1,
+        _ if value >= 1.0 => 2,
+        _ => 3,
+    };
+    let mut text = format!("{value:.decimals$}");
+    if text.contains('.') {
+        text.truncate(text.trim_end_matches('0').trim_end_matches('.').len());
+    }
+    format!("{text} {}", UNITS[unit])
+}
+
+/// Text that may come from an image: control characters, which could change what a terminal shows, are escaped.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| {
+            let escaped = letter.is_control().then(|| letter.escape_default());
+            let plain = escaped.is_none().then_some(letter);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_three_digits() {
+        let sizes =
+            [(0, "0 B"), (512, "512 B"), (1023, "0.999 KiB"), (197_120, "192 KiB"), (1_572_864, "1.5 MiB")];
+        for (bytes, text) in sizes {
+            assert_eq!(readable(bytes), text);
+        }
+        assert_eq!(readable(10 << 30), "10 GiB");
+    }
+
+    #[test]
+    fn an_images_words_can_not_control_the_terminal() {
+        assert_eq!(harmless("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(harmless("Schnappschuß"), "Schnappschuß");
+    }
+}
