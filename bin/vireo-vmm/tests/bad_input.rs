@@ -9,14 +9,18 @@ use bench::tiny_kernel::{Ending, image};
 use block_io::{RawDisk, RawOptions};
 
 fn vireo_vmm(words: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_vireo-vmm")).args(words).stdin(Stdio::null()).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_vireo-vmm"))
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it has been built")
 }
 
 /// A kernel that every KVM runs, in a directory of its own.
 fn kernel() -> (tempfile::TempDir, String) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("kernel");
-    std::fs::write(&path, image(Ending::Reset)).unwrap();
+    std::fs::write(&path, image(Ending::Reset)).expect("the kernel is written");
     let path = path.display().to_string();
     (directory, path)
 }
@@ -41,7 +45,7 @@ fn refused(words: &[&str], expected: &[&str]) {
 #[track_caller]
 fn refused_exactly(words: &[&str], expected: &[&str]) {
     let output = vireo_vmm(words);
-    let text = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stderr).expect("text");
     let lines: Vec<_> = text.lines().filter(|line| !line.contains("paravirtual")).collect();
     assert_eq!(output.status.code(), Some(2), "{words:?}: {text}");
     assert_eq!(lines.len(), 1, "{words:?}: {text}");

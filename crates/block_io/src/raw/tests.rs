@@ -54,7 +54,7 @@ fn what_is_no_disk_is_refused_with_the_reason() {
     let directory = directory();
     let path = |name: &str| directory.path().join(name);
     let default = RawOptions::default();
-    assert!(refusal(&path("missing"), &default).contains("No such file"));
+    assert!(refusal(&path("missing"), &default).contains("does not exist"));
     assert!(refusal(directory.path(), &default).contains("directory"));
     assert!(refusal(directory.path(), &RawOptions { read_only: true, ..default }).contains("directory"));
     File::create(path("empty")).unwrap();
