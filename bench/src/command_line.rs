@@ -1,6 +1,8 @@
 //! How each program is told to run a [`Job`]: the same machine as far as the program can build it, nothing that it would do
 //! without being asked for more.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use serde_json::json;
 
@@ -83,7 +85,8 @@ pub(crate) fn qemu_q35(job: &Job) -> Vec<String> {
 /// `transport`: how the names of virtio devices end.
 fn qemu(job: &Job, machine: &str, transport: &str) -> Vec<String> {
     let mut arguments = words(&format!(
-        "-M {machine} -cpu host -m {} -nodefaults -no-user-config -display none -no-reboot -serial stdio -kernel {}",
+        "-M {machine} -cpu {} -m {} -nodefaults -no-user-config -display none -no-reboot -serial stdio -kernel {}",
+        qemu_cpu_model(),
         job.memory,
         job.kernel.display()
     ));
@@ -110,11 +113,16 @@ fn qemu(job: &Job, machine: &str, transport: &str) -> Vec<String> {
     arguments
 }
 
+/// QEMU sets a register that a paravirtual KVM does not have, unless told not to.
+fn qemu_cpu_model() -> &'static str {
+    if Path::new("/sys/module/kvm_pvm").exists() { "host,-arch-capabilities" } else { "host" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn job(folder: &std::path::Path) -> Job {
+    fn job(folder: &Path) -> Job {
         let mut job = Job::new(folder.join("kernel"), 256, folder);
         job.initramfs = Some("/i".into());
         job.command_line = "console=ttyS0 quiet".to_owned();

@@ -23,7 +23,12 @@ pub struct Goal<'a> {
     pub patience: Duration,
     /// The guest ends by itself then, and its program is waited for.
     pub ends: bool,
+    /// A program whose first run took longer than this takes part in [`FEW_ROUNDS`] only: it is out of the race.
+    pub long: Duration,
 }
+
+/// Rounds of programs that take long.
+pub const FEW_ROUNDS: usize = 3;
 
 /// What is reported of one program.
 #[derive(Debug, Serialize)]
@@ -44,6 +49,8 @@ pub struct Outcome {
 struct Entry<'a> {
     contender: &'a Contender,
     command: Vec<String>,
+    /// Rounds that it takes part in.
+    rounds: usize,
     heard: Vec<Duration>,
     exits: Vec<Duration>,
 }
@@ -71,14 +78,18 @@ pub fn compare(
     let mut excluded = Vec::new();
     for contender in contenders {
         let command = contender.command_for(job)?;
-        let mut entry = Entry { contender, command, heard: Vec::new(), exits: Vec::new() };
+        let mut entry = Entry { contender, command, rounds, heard: Vec::new(), exits: Vec::new() };
         match entry.run(goal) {
-            Ok(()) => entries.push(Entry { heard: Vec::new(), exits: Vec::new(), ..entry }),
+            Ok(()) => {
+                let long = entry.heard.iter().any(|heard| *heard > goal.long);
+                let rounds = if long { rounds.min(FEW_ROUNDS) } else { rounds };
+                entries.push(Entry { rounds, heard: Vec::new(), exits: Vec::new(), ..entry });
+            }
             Err(error) => excluded.push(Excluded::new(contender, error)?),
         }
     }
     for round in 1..=rounds {
-        for entry in &mut entries {
+        for entry in entries.iter_mut().filter(|entry| entry.rounds >= round) {
             entry.run(goal)?;
         }
         if goal.patience >= SLOW {
@@ -108,7 +119,8 @@ mod tests {
     use super::*;
     use crate::contender::Kind;
 
-    const GOAL: Goal<'_> = Goal { words: b"\x16", patience: Duration::from_secs(20), ends: true };
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const GOAL: Goal<'_> = Goal { words: b"\x16", patience: PATIENCE, ends: true, long: PATIENCE };
 
     fn shell(name: &str, script: &str) -> Contender {
         let kind = Kind::Other(vec!["-c".into(), script.into()]);
@@ -149,6 +161,15 @@ mod tests {
         let (outcomes, excluded) = compare(&contenders, &job(), 1, GOAL).unwrap();
         assert_eq!(outcomes.len(), 1);
         assert!(excluded[0].reason.contains("no such kernel"), "{}", excluded[0].reason);
+    }
+
+    #[test]
+    fn a_slow_program_runs_less_often() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("runs");
+        let slow = shell("slow", &format!("echo run >> {}; sleep 0.02; printf '\\026'", log.display()));
+        compare(&[slow], &job(), 9, Goal { long: Duration::from_millis(10), ..GOAL }).unwrap();
+        assert_eq!(std::fs::read_to_string(log).unwrap().lines().count(), 1 + FEW_ROUNDS);
     }
 
     #[test]

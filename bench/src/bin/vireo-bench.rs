@@ -173,7 +173,8 @@ fn start(options: &StartOptions) -> Result<()> {
     fs::write(&kernel, image(ending.ending())).context("writing the kernel")?;
     let job =
         Job { devices: common.devices(folder.path())?, ..Job::new(kernel, common.memory, folder.path()) };
-    let goal = time::Goal { words: &[GREETING], patience: START_PATIENCE, ends: ending.ends() };
+    let long = START_PATIENCE / 20;
+    let goal = time::Goal { words: &[GREETING], patience: START_PATIENCE, ends: ending.ends(), long };
     let (outcomes, excluded) = time::compare(&common.contenders(true)?, &job, *rounds, goal)?;
     report::print_times(&outcomes, ("us", 1.0));
     let results = json!({ "outcomes": outcomes, "excluded": excluded });
@@ -184,7 +185,7 @@ fn boot(options: &BootOptions) -> Result<()> {
     let BootOptions { rounds, common } = options;
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let job = stock_guest(common, folder.path())?;
-    let goal = time::Goal { words: GUEST_IS_UP, patience: BOOT_PATIENCE, ends: false };
+    let goal = time::Goal { words: GUEST_IS_UP, patience: BOOT_PATIENCE, ends: false, long: BOOT_PATIENCE };
     let (outcomes, excluded) = time::compare(&common.contenders(false)?, &job, *rounds, goal)?;
     report::print_times(&outcomes, ("ms", 1000.0));
     let results = json!({ "outcomes": outcomes, "excluded": excluded });

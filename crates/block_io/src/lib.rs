@@ -1,5 +1,5 @@
-//! Block storage behind one completion-based interface: raw files, block devices, qcow2 images,
-//! RAM, null.
+//! Block storage behind one completion-based interface: raw files, block devices, qcow2 images, images of other
+//! hypervisors (read-only), RAM, null.
 //!
 //! A [`BlockBackend`] is the disk, shared by all of a device's queues; a [`BlockQueue`] is one stream of requests, owned
 //! by one thread. A request names memory by [`Segment`]s and is answered by a [`Completion`] that carries the caller's
@@ -17,6 +17,7 @@ pub mod backend;
 pub mod conformance;
 mod engine;
 mod file;
+pub mod formats;
 pub mod memory;
 pub mod qcow2;
 pub mod raw;
@@ -28,6 +29,7 @@ pub use backend::{
 };
 pub use engine::EngineChoice;
 pub use file::{CacheMode, Locking, RawOptions};
+pub use formats::{FormatDisk, FormatOptions};
 pub use memory::{MemoryDisk, NullDisk};
 pub use qcow2::{Qcow2Disk, Qcow2Options};
 pub use raw::RawDisk;

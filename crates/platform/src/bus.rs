@@ -77,14 +77,6 @@ impl Bus {
         (address < *end).then(|| (Arc::clone(device), address - start))
     }
 
-    /// Resets every device, in the order of their addresses; a device with several ranges is reset for each of them.
-    pub fn reset(&self) {
-        let devices: Vec<_> = self.ranges.read().values().map(|(_, device)| Arc::clone(device)).collect();
-        for device in devices {
-            device.lock().reset();
-        }
-    }
-
     /// Reads as a vCPU does; where nobody answers the bus floats and every bit reads as one.
     pub fn read(&self, address: u64, data: &mut [u8]) {
         match self.find(address) {
@@ -115,9 +107,6 @@ mod tests {
         fn write(&mut self, _offset: u64, data: &[u8]) -> Effect {
             self.0 = data[0];
             Effect::None
-        }
-        fn reset(&mut self) {
-            self.0 = 0;
         }
     }
 
@@ -158,18 +147,6 @@ mod tests {
         assert!(matches!(bus.insert(5..5, echo(2)), Err(BusError::BadRange(_))));
         bus.insert(0x18..0x20, echo(2)).unwrap();
         bus.insert(0x8..0x10, echo(2)).unwrap();
-    }
-
-    #[test]
-    fn a_reset_reaches_every_device() {
-        let bus = Bus::new();
-        bus.insert(0x10..0x18, echo(1)).unwrap();
-        bus.insert(0x20..0x28, echo(2)).unwrap();
-        bus.reset();
-        let mut data = [0xff; 2];
-        bus.read(0x10, &mut data[..1]);
-        bus.read(0x20, &mut data[1..]);
-        assert_eq!(data, [0, 0]);
     }
 
     #[test]

@@ -190,11 +190,6 @@ impl RegisterFile for Port {
         self.line.set_level(controller.interrupts());
         effect
     }
-
-    fn reset(&mut self) {
-        *self.controller.lock() = Controller::new();
-        self.line.set_level(false);
-    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,6 @@ pub const GPE_COUNT: u8 = 64;
 
 struct State {
     line: Arc<dyn InterruptLine>,
-    mode: AcpiMode,
     start: Instant,
     status: u16,
     enable: u16,
@@ -188,7 +187,6 @@ pub fn power_management(
 ) -> (PowerManagement, ApmPorts, PowerEvents) {
     let state = Arc::new(Mutex::new(State {
         line,
-        mode,
         start: Instant::now(),
         status: 0,
         enable: 0,
@@ -255,15 +253,6 @@ impl RegisterFile for PowerManagement {
         state.status &= PM1_STATUS_BITS;
         state.drive();
         effect
-    }
-
-    /// The timer goes on: it belongs to no guest.
-    fn reset(&mut self) {
-        let mut state = self.state.lock();
-        (state.status, state.enable, state.control) = (0, 0, state.mode.control());
-        (state.gpe_status, state.gpe_enable) = (0, 0);
-        (state.apm_command, state.apm_status) = (0, 0);
-        state.drive();
     }
 }
 

@@ -12,10 +12,6 @@ pub trait RegisterFile: Send {
 
     /// Takes what the guest wrote. The returned effect is carried out by the caller after the device's lock is released.
     fn write(&mut self, offset: u64, data: &[u8]) -> Effect;
-
-    /// The machine is reset: back to as after power-on. Called by the VM driver while no vCPU runs, through
-    /// [`crate::Bus::reset`]. A device without registers that hold anything has nothing to do.
-    fn reset(&mut self) {}
 }
 
 /// What an access by the guest asks of the machine around the device.

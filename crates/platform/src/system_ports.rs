@@ -41,10 +41,6 @@ impl RegisterFile for SystemControl {
         let rises = before & FAST_RESET == 0 && value & FAST_RESET != 0;
         if rises { Effect::Ask(VmRequest::Reset) } else { Effect::None }
     }
-
-    fn reset(&mut self) {
-        *self = Self::new();
-    }
 }
 
 /// Port 80h: firmware writes its progress there and old drivers use it as a delay. It keeps what was written.
@@ -61,10 +57,6 @@ impl RegisterFile for PostCode {
     fn write(&mut self, _offset: u64, data: &[u8]) -> Effect {
         self.last = data.first().copied().unwrap_or(self.last);
         Effect::None
-    }
-
-    fn reset(&mut self) {
-        self.last = 0;
     }
 }
 
@@ -84,7 +76,7 @@ mod tests {
         assert_eq!(port.write(1, &[0]), Effect::None);
         port.read(0, &mut data);
         assert_eq!(data, [A20 | FAST_RESET]);
-        port.reset();
+        assert_eq!(port.write(0, &[A20]), Effect::None);
         assert_eq!(port.write(0, &[A20 | FAST_RESET]), Effect::Ask(VmRequest::Reset));
     }
 }

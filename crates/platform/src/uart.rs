@@ -335,15 +335,6 @@ impl RegisterFile for Uart {
         }
         Effect::None
     }
-
-    /// What the backend has taken is not lost.
-    fn reset(&mut self) {
-        self.port.with(|registers| {
-            let line_high = registers.line_high;
-            let input_waits = registers.input_waits;
-            *registers = Registers { line_high, input_waits, ..Registers::new() };
-        });
-    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,6 @@ impl HostBridge {
         config.define(usize::from(PCIEXBAR), &value.to_le_bytes(), &PCIEXBAR_WRITABLE.to_le_bytes());
         config.define(PAM0, &[0; 7], &[0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33]);
         config.define(SMRAM, &[0x02], &[0x00]); // no system management memory, and no way to open it
-        config.seal();
         Self { config }
     }
 
@@ -92,10 +91,6 @@ impl PciFunction for HostBridge {
         Effect::None
     }
 
-    fn reset(&mut self) {
-        self.config.reset();
-    }
-
     fn mirrorable(&self) -> bool {
         true
     }
@@ -129,7 +124,6 @@ impl LpcBridge {
         config.define(0x80, &[0; 4], &[0x77, 0x13, 0x0f, 0x3f]); // LPC decode ranges and enables
         config.define(0xa0, &[0; 4], &[0xff; 4]); // general power management configuration
         config.define(0xf0, &[0; 4], &[0x01, 0xc0, 0xff, 0xff]); // root complex base address
-        config.seal();
         Self { config }
     }
 }
@@ -160,10 +154,6 @@ impl PciFunction for LpcBridge {
 
     fn write_bar(&mut self, _bar: u8, _offset: u64, _data: &[u8]) -> Effect {
         Effect::None
-    }
-
-    fn reset(&mut self) {
-        self.config.reset();
     }
 
     fn mirrorable(&self) -> bool {

@@ -142,8 +142,6 @@ pub struct MsixPlace {
 pub struct ConfigSpace {
     value: [u8; BYTES],
     writable: [u8; BYTES],
-    /// As it left the builder, for [`ConfigSpace::reset`].
-    initial: Option<Box<[u8; BYTES]>>,
     bars: [Option<Bar>; BAR_COUNT],
     /// The end of the used part, where the next capability goes.
     end: usize,
@@ -158,7 +156,6 @@ impl ConfigSpace {
         let mut space = Self {
             value: [0; BYTES],
             writable: [0; BYTES],
-            initial: None,
             bars: [None; BAR_COUNT],
             end: FIRST_CAPABILITY,
             link: CAPABILITIES,
@@ -327,22 +324,6 @@ impl ConfigSpace {
     /// The function's MSI-X vectors, if [`ConfigSpace::add_msix`] gave it some.
     pub fn msix(&self) -> Option<&Msix> {
         self.msix.as_ref().map(|(_, msix)| msix)
-    }
-
-    /// Ends building: [`ConfigSpace::reset`] returns to what the space is now.
-    pub fn seal(&mut self) {
-        self.initial = Some(Box::new(self.value));
-    }
-
-    /// Back to as sealed (or, when never sealed, to nothing written): decoding off as built, vectors masked.
-    pub fn reset(&mut self) {
-        match &self.initial {
-            Some(initial) => self.value = **initial,
-            None => self.value.iter_mut().zip(&self.writable).for_each(|(value, mask)| *value &= !mask),
-        }
-        if let Some((_, msix)) = &self.msix {
-            msix.reset();
-        }
     }
 
     /// Reads as the guest does: any offset and length, zero where nothing is.

@@ -54,10 +54,6 @@ pub trait PciFunction: Send {
     /// Writes at `offset` into what `bar` decodes, as [`crate::RegisterFile::write`].
     fn write_bar(&mut self, bar: u8, offset: u64, data: &[u8]) -> Effect;
 
-    /// The machine is reset: back to as built, with decoding as after power-on. Called through [`PciRoot::reset`] while
-    /// no vCPU runs and the device has stopped.
-    fn reset(&mut self) {}
-
     /// Whether configuration reads have no side effects and return only what configuration writes have set, so that a
     /// copy may answer them without an exit. Asked after each configuration write. A function whose device changes its
     /// configuration space by itself, or that has a window with side effects open (virtio's `VIRTIO_PCI_CAP_PCI_CFG`),

@@ -164,18 +164,6 @@ impl Msix {
         }
     }
 
-    /// All vectors masked, nothing pending, MSI-X disabled.
-    pub fn reset(&self) {
-        let mut control = self.shared.control.lock();
-        *control = 0;
-        for (number, slot) in (0..).zip(&self.shared.vectors) {
-            let mut slot = slot.lock();
-            let programmed = slot.programmed;
-            *slot = Vector { programmed, ..Vector::new() };
-            self.settle(number, &mut slot);
-        }
-    }
-
     /// Reads the table at `offset` in it; zero past its end. Any width and alignment.
     pub fn read_table(&self, offset: u64, data: &mut [u8]) {
         for (step, byte) in (0u64..).zip(data) {

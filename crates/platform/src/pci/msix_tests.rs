@@ -113,21 +113,6 @@ fn a_vector_that_the_host_refuses_stays_pending_until_it_is_programmed_again() {
 }
 
 #[test]
-fn reset_masks_everything_and_takes_the_routes_back() {
-    let (msix, sink) = msix(2);
-    msix.set_control(CONTROL_ENABLE);
-    write_entry(&msix, 0, OPEN);
-    assert_eq!(msix.notify(1), Notified::Pending);
-    msix.reset();
-    assert_eq!(sink.programmed.lock().last(), Some(&(0, None)));
-    assert_eq!(pending(&msix), 0);
-    assert!(!msix.enabled());
-    let mut entry = [0xaa; 16];
-    msix.read_table(0, &mut entry);
-    assert_eq!(entry, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
-}
-
-#[test]
 fn narrow_and_misaligned_table_accesses_touch_only_the_bytes_they_name() {
     let (msix, _) = msix(2);
     msix.write_table(2, &[0x11, 0x22, 0x33, 0x44]);

@@ -205,21 +205,6 @@ impl PciRoot {
         Ok(())
     }
 
-    /// Resets every function and puts its BARs where a reset leaves them. Called while no vCPU runs.
-    pub fn reset(&self) {
-        let mut layout = self.layout.lock();
-        let functions: Vec<_> =
-            self.slots.read().iter().map(|(at, slot)| (*at, Arc::clone(&slot.function))).collect();
-        for (at, function) in functions {
-            let mut function = function.lock();
-            function.reset();
-            let decoded = function.decoded();
-            self.mirror_all(&mut layout, at, &mut *function);
-            drop(function);
-            self.place(&mut layout, at, decoded);
-        }
-    }
-
     fn function(&self, at: DeviceFunction) -> Option<SharedFunction> {
         self.slots.read().get(&at).map(|slot| Arc::clone(&slot.function))
     }
@@ -448,12 +433,6 @@ impl RegisterFile for ConfigPorts {
             }
             _ => Effect::None,
         }
-    }
-
-    /// Only the ports: the functions are reset by [`PciRoot::reset`].
-    fn reset(&mut self) {
-        self.address = 0;
-        self.reset_control = 0;
     }
 }
 

@@ -31,9 +31,6 @@ impl PciFunction for Dummy {
     fn write_bar(&mut self, _bar: u8, _offset: u64, _data: &[u8]) -> Effect {
         Effect::Ask(VmRequest::PowerOff)
     }
-    fn reset(&mut self) {
-        self.config.reset();
-    }
     fn mirrorable(&self) -> bool {
         self.mirrorable
     }
@@ -109,18 +106,6 @@ fn a_bar_that_collides_is_unmapped_until_the_other_leaves() {
     assert_eq!((read(&bus, 0xc000_1000), read(&bus, 0xc000_2000)), (0xff, 0x20));
     set(&root, 2, 0x10, 0xc000_1000);
     assert_eq!((read(&bus, 0xc000_1000), read(&bus, 0xc000_2000)), (0x20, 0x10));
-}
-
-#[test]
-fn a_reset_takes_the_bars_away_and_brings_ecam_back() {
-    let (bus, root) = two_functions();
-    root.insert_host_bridge(slot(0), Arc::new(Mutex::new(HostBridge::new(Some(0xe000_0000))))).unwrap();
-    set(&root, 1, 0x10, 0xc000_0000);
-    set(&root, 1, 0x04, 2);
-    set(&root, 0, 0x60, 0xb000_0001);
-    root.reset();
-    assert_eq!((read(&bus, 0xc000_0000), read(&bus, 0xb000_0000)), (0xff, 0xff));
-    assert_eq!(read(&bus, 0xe000_0000), 0x86);
 }
 
 #[test]

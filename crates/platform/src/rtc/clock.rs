@@ -194,12 +194,6 @@ impl Clock {
         self.memory[usize::from(REGISTER_B)] = value;
     }
 
-    /// The RESET# pin: no interrupts are enabled or pending; time and memory stay (datasheet, "RESET#").
-    pub(super) fn reset(&mut self) {
-        self.memory[usize::from(REGISTER_B)] &= !(B_PERIODIC | B_ALARM | B_UPDATE_ENDED);
-        self.flags = 0;
-    }
-
     /// Whether the clock holds its interrupt line.
     pub(super) fn interrupts(&self) -> bool {
         self.flags & self.register(REGISTER_B) & (B_PERIODIC | B_ALARM | B_UPDATE_ENDED) != 0

@@ -152,13 +152,6 @@ impl RegisterFile for Rtc {
         }
         Effect::None
     }
-
-    fn reset(&mut self) {
-        self.index = 0;
-        let mut state = self.state.lock();
-        state.clock.reset();
-        state.settle(host_time());
-    }
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn interrupt_overrides_are_those_of_the_wiring() {
 fn configuration_space_is_announced_where_the_layout_has_it() {
     let mcfg = find(&build(&[0], IntervalTimer::PinTwo, ALL), b"MCFG");
     assert_eq!((u64_at(&mcfg, 44), mcfg[54], mcfg[55]), (ECAM.start, 0, PCI_LAST));
-    assert_eq!(ECAM.end - ECAM.start, (u64::from(PCI_LAST) + 1) << 20);
+    assert!(ECAM.end - ECAM.start >= (u64::from(PCI_LAST) + 1) << 20);
 }
 
 const PCI_LAST: u8 = crate::layout::PCI_LAST_BUS;

@@ -1,0 +1,8 @@
+//! A VHD file.
+#![no_main]
+
+use block_io::formats::Format;
+use libfuzzer_sys::fuzz_target;
+use vireo_fuzz::{file, no_extents, read};
+
+fuzz_target!(|input: &[u8]| read(Format::Vhd, file(input), &mut no_extents));
