@@ -197,7 +197,7 @@ fn an_elf_image_is_entered_by_its_note_with_a_complete_start_info() {
 #[test]
 fn what_is_neither_format_is_not_a_kernel() {
     let guest = Guest::new(64);
-    let expected = "not a kernel: expected a bzImage or an ELF image with a PVH entry";
+    let expected = "not a kernel: give a bzImage (vmlinuz) or an ELF image with a PVH entry (vmlinux)";
     for image in [&b"#!/bin/sh\n"[..], b"x", &[0; 100_000], &bzimage()[..0x28f]] {
         assert_eq!(guest.refusal(image), expected);
     }
@@ -213,12 +213,12 @@ fn what_is_neither_format_is_not_a_kernel() {
 fn files_that_are_no_files_are_refused_without_waiting() {
     let guest = Guest::new(64);
     let refusal = |path: &Path| guest.load(path, None, "").unwrap_err().to_string();
-    assert!(refusal(guest.folder.path()).ends_with("not a regular file"));
-    assert!(refusal(Path::new("/dev/zero")).ends_with("not a regular file"));
+    assert!(refusal(guest.folder.path()).contains("not a regular file"));
+    assert!(refusal(Path::new("/dev/zero")).contains("not a regular file"));
     assert!(refusal(&guest.folder.path().join("none")).contains("cannot open: No such file"));
     let pipe = guest.folder.path().join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-    assert!(refusal(&pipe).ends_with("not a regular file"));
+    assert!(refusal(&pipe).contains("not a regular file"));
 }
 
 #[test]
