@@ -4,10 +4,11 @@
 //! (`header`, `entry`): a contradiction is an error value, tables and caches are bounded, and an image in which one is found
 //! is no longer written to.
 //!
-//! Why our own engine and not the `imago` crate (0.2.6, MIT), the only well-kept one: it has no zstd, its discards need the image to themselves, a request is a future over locks of an async runtime, and its lookups can't be
-//! asked "only if it is in memory". Here requests whose mapping is in memory go from the device's thread straight to
-//! io_uring, also through the backing chain; everything else runs on a queue's threads (`write`, `chain`). `image` tells in
-//! which order changes reach the disk.
+//! Why our own engine and not the `imago` crate (0.2.6, MIT), the only well-kept one: it has no zstd, its discards need the
+//! image to themselves, a request is a future over locks of an async runtime, and its lookups can't be asked "only if it is
+//! in memory". Here requests whose mapping is in memory go from the device's thread straight to io_uring, also through the
+//! backing chain; everything else runs on a queue's threads (`write`, `chain`). `image` tells in which order changes reach
+//! the disk.
 //!
 //! Not supported and refused: encryption, writing to images that are marked dirty or corrupt.
 
