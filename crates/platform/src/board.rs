@@ -11,6 +11,8 @@ use crate::pci::root::DeviceFunction;
 pub const I8042_DATA_PORT: u16 = 0x60;
 /// i8042 status (read) and command (write) port.
 pub const I8042_COMMAND_PORT: u16 = 0x64;
+/// Interrupt of the i8042's keyboard channel.
+pub const KEYBOARD_IRQ: u32 = 1;
 /// Real-time clock index and data.
 pub const RTC_PORTS: Range<u64> = 0x70..0x72;
 /// Interrupt of the real-time clock.

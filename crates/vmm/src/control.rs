@@ -37,12 +37,10 @@ pub enum Action {
 /// Where a machine is in its life (names of the control API).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VmState {
-    /// Described, not running (before the first boot).
+    /// Described, not running: before the first boot, and after a shutdown.
     Created,
     /// vCPUs run.
     Running,
-    /// Stopped, can be booted again.
-    Shutdown,
     /// vCPUs are stopped, devices drained.
     Paused,
 }

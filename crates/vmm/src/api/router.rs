@@ -122,7 +122,6 @@ fn answer(reply: Reply) -> Response {
             let state = match state {
                 VmState::Created => wire::VmState::Created,
                 VmState::Running => wire::VmState::Running,
-                VmState::Shutdown => wire::VmState::Shutdown,
                 VmState::Paused => wire::VmState::Paused,
             };
             Response::json(&VmInfo { config, state, memory_actual_size: memory_actual_bytes })

@@ -19,9 +19,6 @@ use crate::acpi::{AcpiMachine, AcpiTables, IntervalTimer, LegacyDevices};
 use crate::layout::{self, MemoryLayout};
 use crate::vcpu_thread::AddressSpaces;
 
-/// Interrupt of the i8042's keyboard channel.
-const KEYBOARD_IRQ: u32 = 1;
-
 /// The board as far as the machine has to reach it after it was built.
 #[derive(Debug)]
 pub(super) struct Board {
@@ -52,7 +49,7 @@ impl Board {
         ports.insert(board::PM_PORTS, shared(block))?;
         ports.insert(board::APM_PORTS, shared(apm))?;
 
-        let (data, command) = I8042::new(line(KEYBOARD_IRQ)?).into_ports();
+        let (data, command) = I8042::new(line(board::KEYBOARD_IRQ)?).into_ports();
         ports.insert(one(board::I8042_DATA_PORT), data)?;
         ports.insert(one(board::I8042_COMMAND_PORT), command)?;
 
