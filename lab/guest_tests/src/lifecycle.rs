@@ -50,30 +50,35 @@ fn paused_guest_stands_still() -> Result<()> {
     guest.action("vm.pause")?;
     ensure!(guest.state()? == "Paused", "the state is {}", guest.state()?);
     guest.type_line("echo \"TY\"PED")?;
-    let ticks = |guest: &Guest| -> Result<u64> {
-        // Fields 14 and 15 of /proc/PID/task/TID/stat: CPU time of the vCPU threads, which must not grow.
-        let mut sum = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", guest.pid()))? {
-            let task = task?.path();
-            if std::fs::read_to_string(task.join("comm"))?.starts_with("vcpu") {
-                let stat = std::fs::read_to_string(task.join("stat"))?;
-                let fields: Vec<&str> =
-                    stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-                sum += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-            }
-        }
-        Ok(sum)
-    };
-    let before = ticks(&guest)?;
+    let before = vcpu_ticks(&guest, 2)?;
     for _ in 0..200 {
         ensure!(guest.state()? == "Paused", "the state changed by itself");
     }
-    ensure!(ticks(&guest)? == before, "a paused vCPU used the processor");
+    ensure!(vcpu_ticks(&guest, 2)? == before, "a paused vCPU used the processor");
     guest.action("vm.resume")?;
     guest.expect("TYPED\n")?;
     ensure!(guest.state()? == "Running", "the state is {}", guest.state()?);
     guest.expect("vireo# ")?;
     guest.power_off()
+}
+
+/// CPU time that the guest's `vcpus` vCPU threads have used, in clock ticks (proc(5), fields 14 and 15 of
+/// /proc/PID/task/TID/stat).
+fn vcpu_ticks(guest: &Guest, vcpus: usize) -> Result<u64> {
+    let (mut sum, mut found) = (0, 0);
+    for task in std::fs::read_dir(format!("/proc/{}/task", guest.pid()))? {
+        let task = task?.path();
+        // A thread that served a request may end between the listing and the look: its files are gone then.
+        let Ok(name) = std::fs::read_to_string(task.join("comm")) else { continue };
+        if name.starts_with("vcpu") {
+            let stat = std::fs::read_to_string(task.join("stat"))?;
+            let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+            sum += fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+            found += 1;
+        }
+    }
+    ensure!(found == vcpus, "{found} vCPU threads instead of {vcpus}");
+    Ok(sum)
 }
 
 fn guest_reboots() -> Result<()> {
