@@ -1,0 +1,150 @@
+//! Taking an element apart, field by field, so that what nobody took is known.
+
+use std::str::FromStr;
+
+use crate::error::{XmlError, XmlFault};
+use crate::tree::Element;
+
+/// What is left of an element while a model takes its fields.
+///
+/// A model takes every attribute and child that it knows and ends with [`Fields::finish`], which refuses the rest by name, or
+/// [`Fields::rest`], which hands it over (to be kept and written back).
+#[derive(Debug)]
+pub struct Fields<'a> {
+    element: &'a Element,
+    path: String,
+    attributes: Vec<&'a str>,
+    children: Vec<&'a Element>,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of a root element, which must have that name.
+    pub fn of_root(element: &'a Element, name: &str) -> Result<Self, XmlError> {
+        if element.name != name {
+            let fault = XmlFault::Invalid {
+                value: element.name.clone(),
+                expected: format!("the root element {name:?}"),
+            };
+            return Err(XmlError::new("", fault));
+        }
+        Ok(Self::under("", element))
+    }
+
+    /// The fields of a child of the element at `path`.
+    pub fn under(path: &str, element: &'a Element) -> Self {
+        let path = if path.is_empty() { element.name.clone() } else { format!("{path}/{}", element.name) };
+        Self {
+            element,
+            path,
+            attributes: element.attributes.iter().map(|(name, _)| name.as_str()).collect(),
+            children: element.children().collect(),
+        }
+    }
+
+    /// The element's path from the root.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The element's own text, without blanks around it.
+    pub fn text(&self) -> String {
+        self.element.own_text()
+    }
+
+    /// Takes an attribute.
+    pub fn attribute(&mut self, name: &str) -> Option<&'a str> {
+        self.attributes.retain(|left| *left != name);
+        self.element.attribute(name)
+    }
+
+    /// Takes an attribute that has to be there.
+    pub fn required_attribute(&mut self, name: &str) -> Result<&'a str, XmlError> {
+        self.attribute(name).ok_or_else(|| self.fault(XmlFault::Missing(format!("attribute {name:?}"))))
+    }
+
+    /// Takes an attribute and parses it; `expected` says what it should be, as in "a number".
+    pub fn parsed_attribute<T: FromStr>(
+        &mut self,
+        name: &str,
+        expected: &str,
+    ) -> Result<Option<T>, XmlError> {
+        let Some(value) = self.attribute(name) else { return Ok(None) };
+        value.trim().parse().map(Some).map_err(|_| self.invalid_attribute(name, value, expected))
+    }
+
+    /// Takes the first child of that name; further ones of the name stay, and are refused at the end.
+    pub fn child(&mut self, name: &str) -> Option<Fields<'a>> {
+        let at = self.children.iter().position(|child| child.name == name)?;
+        let child = self.children.remove(at);
+        Some(Self::under(&self.path, child))
+    }
+
+    /// Takes all children of that name.
+    pub fn children(&mut self, name: &str) -> Vec<Fields<'a>> {
+        let path = &self.path;
+        self.children
+            .extract_if(.., |child| child.name == name)
+            .map(|child| Self::under(path, child))
+            .collect()
+    }
+
+    /// Takes the text of the first child of that name, which may have no attributes or children; empty text counts as none.
+    pub fn text_of(&mut self, name: &str) -> Result<Option<String>, XmlError> {
+        let Some(child) = self.child(name) else { return Ok(None) };
+        let text = child.text();
+        child.finish()?;
+        Ok(Some(text).filter(|text| !text.is_empty()))
+    }
+
+    /// As [`Fields::text_of`], for a child that has to be there.
+    pub fn required_text_of(&mut self, name: &str) -> Result<String, XmlError> {
+        self.text_of(name)?.ok_or_else(|| self.fault(XmlFault::Missing(format!("element {name:?}"))))
+    }
+
+    /// As [`Fields::text_of`], parsed; `expected` says what it should be, as in "a number".
+    pub fn parsed_text_of<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, XmlError> {
+        let Some(text) = self.text_of(name)? else { return Ok(None) };
+        let invalid = |_| XmlError::new(format!("{}/{name}", self.path), invalid(&text, expected));
+        text.parse().map(Some).map_err(invalid)
+    }
+
+    /// Children that nobody took yet, in order: for models that keep what they do not understand.
+    pub fn rest(self) -> Vec<&'a Element> {
+        self.children
+    }
+
+    /// Refuses attributes and children that nobody took.
+    pub fn finish(self) -> Result<(), XmlError> {
+        if let Some(child) = self.children.first() {
+            let path = format!("{}/{}", self.path, child.name);
+            return Err(XmlError::new(path, XmlFault::Unsupported("nothing here knows this element".into())));
+        }
+        if let Some(name) = self.attributes.first() {
+            let path = format!("{}/@{name}", self.path);
+            return Err(XmlError::new(
+                path,
+                XmlFault::Unsupported("nothing here knows this attribute".into()),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A fault of this element.
+    pub fn fault(&self, fault: XmlFault) -> XmlError {
+        XmlError::new(self.path.clone(), fault)
+    }
+
+    /// The text of this element is not what it should be.
+    pub fn invalid(&self, value: &str, expected: &str) -> XmlError {
+        self.fault(invalid(value, expected))
+    }
+
+    /// An attribute of this element is not what it should be.
+    pub fn invalid_attribute(&self, name: &str, value: &str, expected: &str) -> XmlError {
+        XmlError::new(format!("{}/@{name}", self.path), invalid(value, expected))
+    }
+}
+
+fn invalid(value: &str, expected: &str) -> XmlFault {
+    XmlFault::Invalid { value: value.to_owned(), expected: expected.to_owned() }
+}

@@ -1,0 +1,24 @@
+//! libvirt's XML documents: read into typed models and written back as libvirt writes them.
+//!
+//! A document is parsed once into a bounded tree ([`Element`]); a model takes from the tree what it knows, field by field
+//! ([`Fields`]), and whatever nobody took is there to be refused by name: nothing is dropped silently. Models are plain data and
+//! write themselves back into a tree, which prints in libvirt's own layout (two blanks a level, single quotes).
+//!
+//! Every document comes from outside and is hostile: size, depth and number of elements are bounded, document types and
+//! entities other than XML's own five are refused, and errors name the element by its path.
+//!
+//! Sources: libvirt's format documentation (formatdomain, formatnetwork, formatstorage, formatcaps), XML 1.0.
+
+mod error;
+mod fields;
+mod parse;
+mod tree;
+mod write;
+
+pub use self::error::{XmlError, XmlFault};
+pub use self::fields::Fields;
+pub use self::parse::{MAX_DEPTH, MAX_DOCUMENT_BYTES, MAX_ELEMENTS, parse};
+pub use self::tree::{Element, Node};
+
+#[cfg(test)]
+mod tests;
