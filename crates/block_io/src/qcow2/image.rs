@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::chain::Layer;
-use super::compressed::Decompressed;
+use super::compressed::{Compressors, Decompressed};
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK, State};
 use super::header::{
     AUTOCLEAR_RAW_DATA_FILE, Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT,
@@ -100,6 +100,7 @@ pub(super) struct Image {
     pub(super) unflushed: AtomicBool,
     corrupt: AtomicBool,
     pub(super) decompressed: Mutex<Decompressed>,
+    pub(super) compressors: Compressors,
     /// What is below, nearest first.
     pub(super) backing: Vec<Layer>,
     /// Host clusters with the header and the tables that are in one piece: never guest data.
@@ -187,6 +188,7 @@ impl Image {
             unflushed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
             decompressed: Mutex::new(Decompressed::default()),
+            compressors: Compressors::default(),
             backing,
             reserved: RwLock::new(Vec::new()),
         };
@@ -405,8 +407,21 @@ impl Image {
 
     /// Takes up to `clusters` clusters that lie side by side.
     pub(super) fn allocate(&self, meta: &mut Meta, clusters: u64) -> Result<Run, Errno> {
+        self.allocate_by(meta, |refcounts| refcounts.allocate(clusters))
+    }
+
+    /// Takes bytes for compressed data, at most a cluster.
+    pub(super) fn allocate_bytes(&self, meta: &mut Meta, bytes: u64) -> Result<u64, Errno> {
+        self.allocate_by(meta, |refcounts| refcounts.allocate_bytes(bytes))
+    }
+
+    fn allocate_by<T>(
+        &self,
+        meta: &mut Meta,
+        allocate: impl FnOnce(&mut Refcounts) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let table_before = meta.refcounts()?.table_clusters();
-        let result = meta.refcounts()?.allocate(clusters);
+        let result = allocate(meta.refcounts()?);
         if meta.refcounts()?.table_clusters() != table_before {
             self.reserve(meta)?;
         }
@@ -433,6 +448,10 @@ impl Image {
         let old = self.entry(guest)?;
         if old == entry {
             return Ok(());
+        }
+        if entry.is_compressed() {
+            // Other data may have been at this very place, which was free since.
+            self.decompressed.lock().forget(entry);
         }
         if !self.tables.write().set(guest, entry) {
             return Err(Errno::IO);

@@ -104,6 +104,12 @@ impl MetadataFile {
         *self.journal.lock() = Some(Vec::new());
     }
 
+    /// Events recorded so far.
+    #[cfg(test)]
+    pub(super) fn journal_length(&self) -> usize {
+        self.journal.lock().as_ref().map_or(0, Vec::len)
+    }
+
     #[cfg(test)]
     pub(super) fn take_journal(&self) -> Vec<Event> {
         self.journal.lock().take().unwrap_or_default()

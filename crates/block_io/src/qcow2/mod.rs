@@ -126,6 +126,27 @@ impl Qcow2Disk {
         Ok((found.0 == Extent::Zero, found.1))
     }
 
+    /// Stores one whole cluster at `offset`, a multiple of [`Qcow2Disk::cluster_bytes`], compressed as the header says; the
+    /// disk's last cluster may be shorter. What does not become smaller is stored as it is. Waits; may be called by any
+    /// number of threads at once, and compresses without a lock. What was there before is replaced.
+    ///
+    /// `EINVAL` for another range, `EROFS` for a disk that is read-only, `EOPNOTSUPP` where guest data is in an external
+    /// data file, which can't hold compressed clusters.
+    pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        if self.read_only() {
+            return Err(Errno::ROFS);
+        }
+        let epoch = self.image.epochs.enter();
+        let result = self.image.write_compressed_now(offset, data);
+        self.image.epochs.leave(epoch);
+        if result.is_ok() && !self.write_cache() { self.image.flush() } else { result }
+    }
+
+    /// Size of a cluster, bytes.
+    pub fn cluster_bytes(&self) -> u64 {
+        self.image.layout.cluster_bytes()
+    }
+
     fn over(file: HostFile, options: &Qcow2Options) -> Result<Self, BlockError> {
         let path = file.path.clone();
         let image = backing::open_chain(file, options)?;
