@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::file::{CacheMode, HostFile};
@@ -63,6 +63,14 @@ impl MetadataFile {
             }
         }
         Ok(buffer)
+    }
+
+    /// Whether a range is known to lie in a hole of the file, and so to read as zeroes (lseek(2), SEEK_DATA).
+    pub(super) fn is_hole(&self, offset: u64, bytes: u64) -> bool {
+        match rustix::fs::seek(&*self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data >= offset.saturating_add(bytes),
+            Err(errno) => errno == Errno::NXIO,
+        }
     }
 
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Errno> {

@@ -10,7 +10,8 @@
 //! backing chain; everything else runs on a queue's threads (`write`, `chain`). `image` tells in which order changes reach
 //! the disk.
 //!
-//! Not supported and refused: encryption, writing to images that are marked dirty or corrupt.
+//! An image that is marked dirty is repaired when it is opened for writing. Not supported and refused: encryption, writing
+//! to images that are marked corrupt.
 
 mod backing;
 mod chain;

@@ -99,7 +99,7 @@ fn a_power_failure_costs_no_compressed_cluster_that_was_flushed() {
     // Each round writes a third of the clusters again, so that places become free and are used again.
     let cluster = |round: u64, number: u64| {
         let mut cluster = vec![(round + number) as u8; 4096];
-        cluster[..200].copy_from_slice(&Buffer::patterned(200, round << 8 | number).bytes());
+        cluster[..200].copy_from_slice(Buffer::patterned(200, round << 8 | number).bytes());
         cluster
     };
     let mut written = vec![Vec::new(); 256];
