@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK};
 use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY};
-use super::image::read_header;
+use super::image::{INCOMPATIBLE_AT, read_header};
 use super::metadata_file::MetadataFile;
 use super::refcount::Refcounts;
 use super::snapshots;
@@ -24,8 +24,6 @@ use crate::file::{HostFile, Kind, RawOptions, error};
 const MOST_CLUSTERS: u64 = 1 << 29;
 /// Problems that are described; all of them are counted.
 const MOST_DESCRIBED: usize = 20;
-/// Place of `incompatible_features` in the header.
-const INCOMPATIBLE_AT: u64 = 72;
 /// What a check may change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Repair {
@@ -283,11 +281,11 @@ impl Checker<'_> {
                 self.report.corrupt(problem);
                 Ok(Vec::new())
             }
-            Ok((snapshots, bytes)) => {
+            Ok((records, bytes)) => {
                 self.used("the snapshot table", self.header.snapshots_offset, bytes, 1);
-                Ok(snapshots
+                Ok(records
                     .into_iter()
-                    .map(|snapshot| snapshot.l1)
+                    .map(|record| record.snapshot.l1)
                     .filter(|(_, entries)| *entries > 0)
                     .collect())
             }

@@ -112,6 +112,14 @@ impl MetadataFile {
         *self.journal.lock() = Some(Vec::new());
     }
 
+    /// Records that a range lost its content.
+    #[cfg(test)]
+    pub(super) fn note_punch(&self, offset: u64, bytes: u64) {
+        if let Some(journal) = &mut *self.journal.lock() {
+            journal.push(Event::Write { offset, bytes: vec![0; usize::try_from(bytes).unwrap_or(0)] });
+        }
+    }
+
     /// Events recorded so far.
     #[cfg(test)]
     pub(super) fn journal_length(&self) -> usize {

@@ -27,6 +27,7 @@ mod queue;
 mod range_locks;
 mod refcount;
 mod resize;
+mod snapshot_changes;
 mod snapshots;
 mod tables;
 mod write;
@@ -34,6 +35,7 @@ mod write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -103,6 +105,29 @@ impl Qcow2Disk {
         let options = RawOptions { read_only: true, locking: Locking::Shared, ..RawOptions::default() };
         let file = HostFile::open(path, &options)?;
         info::read(&file).map_err(|source| backing::open_error(path, source))
+    }
+
+    /// Takes a snapshot of the disk in the image at `path`, which nobody else may have open. `taken` is the time since 1970.
+    /// Names need not be unique; the snapshot's number (id) is.
+    pub fn take_snapshot(path: &Path, name: &str, taken: Duration) -> Result<(), BlockError> {
+        snapshot_changes::change(path, "cannot take a snapshot", |image, meta| {
+            image.take_snapshot(meta, name, taken)
+        })
+    }
+
+    /// Makes the disk in the image at `path`, which nobody else may have open, what it was when the snapshot with this id, or
+    /// else the first with this name, was taken; its size too.
+    pub fn apply_snapshot(path: &Path, id_or_name: &str) -> Result<(), BlockError> {
+        snapshot_changes::change(path, "cannot apply the snapshot", |image, meta| {
+            image.apply_snapshot(meta, id_or_name)
+        })
+    }
+
+    /// Deletes the first snapshot with this name from the image at `path`, which nobody else may have open.
+    pub fn delete_snapshot(path: &Path, name: &str) -> Result<(), BlockError> {
+        snapshot_changes::change(path, "cannot delete the snapshot", |image, meta| {
+            image.delete_snapshot(meta, name)
+        })
     }
 
     /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.

@@ -632,3 +632,4 @@ mod checking;
 mod compressing;
 mod hostile;
 mod power_loss;
+mod snapshotting;

@@ -5,7 +5,7 @@ use super::*;
 use crate::qcow2::metadata_file::Event;
 
 /// The image as it may be found: everything up to the last sync before `end`, and of the rest what `chance` lets through.
-fn after_failure(start: &[u8], events: &[Event], end: usize, mut chance: u64) -> Vec<u8> {
+pub(super) fn after_failure(start: &[u8], events: &[Event], end: usize, mut chance: u64) -> Vec<u8> {
     let mut image = start.to_vec();
     let synced = events[..end].iter().rposition(|event| *event == Event::Sync).unwrap_or(0);
     for (number, event) in events[..end].iter().enumerate() {
