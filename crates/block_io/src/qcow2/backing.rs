@@ -11,7 +11,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{Mode, OFlags};
 
 use super::chain::Layer;
-use super::header::{Header, INCOMPATIBLE_DATA_FILE};
+use super::check::{Repair, check_file};
+use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY};
 use super::image::{Image, OpenError, read_header};
 use super::{BackingAccess, Qcow2Options};
 use crate::backend::BlockError;
@@ -36,12 +37,28 @@ pub(super) fn open_error(path: &Path, source: OpenError) -> BlockError {
 /// Opens an image and its chain.
 pub(super) fn open_chain(file: HostFile, options: &Qcow2Options) -> Result<Image, BlockError> {
     let path = file.path.clone();
+    repair_dirty(&file)?;
     let (header, metadata_file) = read_header(&file).map_err(|source| open_error(&path, source))?;
     let mut seen = vec![identity(&file)?];
     let external = open_external(&file, &header, options, options.file.read_only, &mut seen)?;
     let backing = open_backing(&file, &header, options, &mut seen)?;
     Image::open(file, header, metadata_file, external, backing, options.metadata_cache_bytes)
         .map_err(|source| open_error(&path, source))
+}
+
+/// Repairs an image that is about to be written to and is marked dirty: whoever wrote to it last has not come to writing its
+/// refcounts down (section "Header", bit 0 of `incompatible_features`). One that is marked corrupt is left alone.
+pub(super) fn repair_dirty(file: &HostFile) -> Result<(), BlockError> {
+    let (header, _) = read_header(file).map_err(|source| open_error(&file.path, source))?;
+    let dirty = header.incompatible & (INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT) == INCOMPATIBLE_DIRTY;
+    if dirty && !file.options.read_only {
+        let report = check_file(file, Repair::All)?;
+        tracing::info!(
+            path = %file.path.display(), problems = report.leaked_clusters + report.corruptions,
+            repaired = report.repaired, "the image was not closed: its refcounts have been repaired"
+        );
+    }
+    Ok(())
 }
 
 /// Opens an image's external data file, if it has one.

@@ -1,18 +1,19 @@
 //! Checking an image: whether its reference counts are what its tables say, and making them so.
 //!
-//! Every table is read once, however often it is named, so the time is bounded by the file's length, and memory by four bytes
-//! a cluster. The image's own words are used for nothing but finding tables. A repair changes counts and feature bits only.
+//! Every table is read once, however often it is named, and one that lies in a hole of the file is not read at all, so the
+//! time is bounded by the file's length, and memory by four bytes a cluster. The image's own words are used for nothing but
+//! finding tables. A repair changes counts, the flags that follow from them, and feature bits.
 //!
 //! Source: docs/interop/qcow2.rst of QEMU, sections "Host cluster management", "Cluster mapping" and "Snapshots".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use rustix::io::Errno;
 
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK};
 use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY};
-use super::image::read_header;
+use super::image::{INCOMPATIBLE_AT, read_header};
 use super::metadata_file::MetadataFile;
 use super::refcount::Refcounts;
 use super::snapshots;
@@ -23,8 +24,6 @@ use crate::file::{HostFile, Kind, RawOptions, error};
 const MOST_CLUSTERS: u64 = 1 << 29;
 /// Problems that are described; all of them are counted.
 const MOST_DESCRIBED: usize = 20;
-/// Place of `incompatible_features` in the header.
-const INCOMPATIBLE_AT: u64 = 72;
 /// What a check may change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Repair {
@@ -89,10 +88,15 @@ struct Checker<'a> {
 /// Checks the image at `path`, which nobody else may have open. Backing files are not looked at.
 pub(super) fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
     let options = RawOptions { read_only: repair == Repair::Nothing, ..RawOptions::default() };
-    let file = HostFile::open(path, &options)?;
+    check_file(&HostFile::open(path, &options)?, repair)
+}
+
+/// Checks an open image.
+pub(super) fn check_file(file: &HostFile, repair: Repair) -> Result<CheckReport, BlockError> {
+    let path = &file.path;
     let fail = |source| error(path, "cannot check the qcow2 image", source);
     let (header, metadata_file) =
-        read_header(&file).map_err(|source| super::backing::open_error(path, source))?;
+        read_header(file).map_err(|source| super::backing::open_error(path, source))?;
     let bytes = file.bytes().map_err(fail)?;
     let most_bytes = if file.access.layout.kind == Kind::BlockDevice { bytes } else { u64::MAX };
     let clusters = bytes.div_ceil(header.cluster_bytes());
@@ -156,8 +160,15 @@ impl Checker<'_> {
             *l1_tables.entry(table).or_insert(0u32) += 1;
         }
         let mut l2_tables = BTreeMap::new();
+        let mut left = (self.uses.len() as u64) << self.layout.cluster_bits;
         for ((offset, entries), times) in l1_tables {
             let bytes = u64::from(entries) * 8;
+            // Tables of a sound image share nothing, so the file has room for all of them.
+            let Some(rest) = left.checked_sub(bytes) else {
+                self.report.corrupt(format!("an L1 table at offset {offset:#x} overlaps with others"));
+                continue;
+            };
+            left = rest;
             self.used("an L1 table", offset, bytes, times);
             let raw = self.file.read(offset, usize::try_from(bytes).map_err(|_| Errno::FBIG)?)?;
             for entry in raw.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)) {
@@ -185,8 +196,7 @@ impl Checker<'_> {
             return Ok(());
         }
         self.used("an L2 table", table, layout.cluster_bytes(), times);
-        let bytes = usize::try_from(layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
-        let raw = self.file.read(table, bytes)?;
+        let Some(raw) = self.read_table(table)? else { return Ok(()) };
         for words in raw.chunks_exact(8 * layout.entry_words()) {
             let word = |at: usize| {
                 words.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes)
@@ -221,6 +231,15 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// An L2 table's bytes; `None` if all of it lies in a hole.
+    fn read_table(&self, table: u64) -> Result<Option<Vec<u8>>, Errno> {
+        let bytes = self.layout.cluster_bytes();
+        if self.file.is_hole(table, bytes) {
+            return Ok(None);
+        }
+        self.file.read(table, usize::try_from(bytes).map_err(|_| Errno::FBIG)?).map(Some)
+    }
+
     /// Counts what the disk itself has in the file. A table is read once, however often it is named.
     fn count_allocation(&mut self) -> Result<(), Errno> {
         let layout = self.layout;
@@ -235,8 +254,7 @@ impl Checker<'_> {
             }
         }
         for (table, times) in tables {
-            let bytes = usize::try_from(layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
-            let raw = self.file.read(table, bytes)?;
+            let Some(raw) = self.read_table(table)? else { continue };
             let mut expected = None;
             for word in raw.as_chunks::<8>().0.iter().step_by(layout.entry_words()) {
                 let entry = Entry { descriptor: u64::from_be_bytes(*word), bitmap: 0 };
@@ -263,11 +281,11 @@ impl Checker<'_> {
                 self.report.corrupt(problem);
                 Ok(Vec::new())
             }
-            Ok((snapshots, bytes)) => {
+            Ok((records, bytes)) => {
                 self.used("the snapshot table", self.header.snapshots_offset, bytes, 1);
-                Ok(snapshots
+                Ok(records
                     .into_iter()
-                    .map(|snapshot| snapshot.l1)
+                    .map(|record| record.snapshot.l1)
                     .filter(|(_, entries)| *entries > 0)
                     .collect())
             }
@@ -305,7 +323,12 @@ impl Checker<'_> {
                 self.report.repaired += 1;
             }
         }
-        let flags = self.check_flags(refcounts)?;
+        let mend = match repair {
+            Repair::Nothing => false,
+            Repair::Leaks => self.report.corruptions == 0,
+            Repair::All => tables_are_sound,
+        };
+        let flags = self.check_flags(refcounts, repair, mend)?;
         if repair == Repair::Nothing || !tables_are_sound {
             return Ok(());
         }
@@ -313,50 +336,68 @@ impl Checker<'_> {
         self.file.sync()?;
         refcounts.write_table()?;
         self.file.sync()?;
+        for (offset, entry) in flags {
+            self.file.write(&entry.to_be_bytes(), offset)?;
+        }
         let marks = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT;
-        if repair == Repair::All
-            && flags == 0
-            && self.header.version == 3
-            && self.header.incompatible & marks != 0
-        {
+        if repair == Repair::All && self.header.version == 3 && self.header.incompatible & marks != 0 {
+            // Only what is in order is called so.
+            self.file.sync()?;
             let features = self.header.incompatible & !marks;
             self.file.write(&features.to_be_bytes(), INCOMPATIBLE_AT)?;
-            self.file.sync()?;
         }
-        Ok(())
+        self.file.sync()
     }
 
-    /// Looks for clusters of the disk that are marked as its own, and are not. Returns how many there are.
-    fn check_flags(&mut self, refcounts: &mut Refcounts) -> Result<u64, Errno> {
-        let (layout, before) = (self.layout, self.report.corruptions);
+    /// Looks for tables and clusters of the disk that are marked as its own and are not, or the reverse. Returns entries and
+    /// their places with the mark put right, if it is to be.
+    fn check_flags(
+        &mut self,
+        refcounts: &mut Refcounts,
+        repair: Repair,
+        mend: bool,
+    ) -> Result<Vec<(u64, u64)>, Errno> {
+        let (layout, mut mended) = (self.layout, Vec::new());
         let bytes = usize::try_from(u64::from(self.header.l1_entries) * 8).map_err(|_| Errno::FBIG)?;
         let l1 = self.file.read(self.header.l1_offset, bytes)?;
-        for entry in l1.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)) {
+        let mut seen = HashSet::new();
+        for (index, word) in l1.as_chunks::<8>().0.iter().enumerate() {
+            let entry = u64::from_be_bytes(*word);
             let table = entry & OFFSET_MASK;
             let within = (table >> layout.cluster_bits) < self.uses.len() as u64;
             if table == 0 || layout.cluster_start(table) != table || !within {
                 continue;
             }
-            if entry & COPIED != 0 && refcounts.get(table >> layout.cluster_bits)? != 1 {
-                self.report
-                    .corrupt(format!("the L2 table at {table:#x} is marked as the disk's own, and is not"));
-                // Its entries are marked alike; reading a table that is named often would take long.
+            let own = refcounts.get(table >> layout.cluster_bits)? == 1;
+            if own != (entry & COPIED != 0) {
+                self.wrong_flag(&format!("the L2 table at {table:#x}"), own, repair, mend);
+                mended.push((self.header.l1_offset + index as u64 * 8, entry ^ COPIED));
+            }
+            if !seen.insert(table) || layout.external {
                 continue;
             }
-            let raw =
-                self.file.read(table, usize::try_from(layout.cluster_bytes()).map_err(|_| Errno::FBIG)?)?;
-            for word in raw.as_chunks::<8>().0.iter().step_by(layout.entry_words()) {
+            let Some(raw) = self.read_table(table)? else { continue };
+            for (place, word) in raw.as_chunks::<8>().0.iter().enumerate().step_by(layout.entry_words()) {
                 let entry = Entry { descriptor: u64::from_be_bytes(*word), bitmap: 0 };
-                if let Ok(Some(host)) = entry.host(layout)
-                    && !layout.external
-                    && entry.is_copied()
-                    && refcounts.get(host >> layout.cluster_bits)? != 1
-                {
-                    self.report
-                        .corrupt(format!("the cluster at {host:#x} is marked as the disk's own, and is not"));
+                let Ok(Some(host)) = entry.host(layout) else { continue };
+                let own = refcounts.get(host >> layout.cluster_bits)? == 1;
+                if own != entry.is_copied() {
+                    self.wrong_flag(&format!("the cluster at {host:#x}"), own, repair, mend);
+                    mended.push((table + place as u64 * 8, entry.descriptor ^ COPIED));
                 }
             }
         }
-        Ok(self.report.corruptions - before)
+        Ok(if mend { mended } else { Vec::new() })
+    }
+
+    /// Notes a mark that does not agree with the count.
+    fn wrong_flag(&mut self, what: &str, own: bool, repair: Repair, mend: bool) {
+        if mend && repair == Repair::Leaks {
+            // It agreed before the count was put right just now.
+            return;
+        }
+        let (marked, truth) = if own { ("shared", "the disk's own") } else { ("the disk's own", "shared") };
+        self.report.corrupt(format!("{what} is marked as {marked} and is {truth}"));
+        self.report.repaired += u64::from(mend);
     }
 }

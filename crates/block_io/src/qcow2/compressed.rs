@@ -1,18 +1,103 @@
-//! Compressed clusters: reading them, with what comes out bounded to one cluster.
+//! Compressed clusters: reading them, with what comes out bounded to one cluster, and writing them.
+//!
+//! Compressed data lies at any byte, one piece behind the other; the pieces of a cluster of the file share its count. So a
+//! piece is never changed in place: a cluster that is written again gets new bytes, and the old ones are free once all of
+//! the file's cluster is. Source: docs/interop/qcow2.rst of QEMU, section "Compressed Clusters Descriptor".
 
 use std::io::Read;
 use std::sync::Arc;
 
+use flate2::{Compress, FlushCompress, Status};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::entry::Entry;
 use super::header::Compression;
 use super::image::Image;
+use super::write::segment_of;
 
 /// The cluster that was decompressed last: a cluster is often read in several requests.
 #[derive(Debug, Default)]
 pub(super) struct Decompressed {
     last: Option<(Entry, Arc<Vec<u8>>)>,
+}
+
+impl Decompressed {
+    /// Other data is about to be what an entry names.
+    pub(super) fn forget(&mut self, entry: Entry) {
+        if self.last.as_ref().is_some_and(|(last, _)| *last == entry) {
+            self.last = None;
+        }
+    }
+}
+
+/// Base-2 logarithm of the window that a reader of deflated clusters has.
+const DEFLATE_WINDOW_BITS: u8 = 12;
+/// As qemu-img compresses.
+const DEFLATE_LEVEL: u32 = 6;
+const ZSTD_LEVEL: i32 = 3;
+
+enum Compressor {
+    Zlib(Compress),
+    Zstd(zstd::bulk::Compressor<'static>),
+}
+
+impl Compressor {
+    fn new(compression: Compression) -> Result<Self, Errno> {
+        Ok(match compression {
+            Compression::Zlib => {
+                let level = flate2::Compression::new(DEFLATE_LEVEL);
+                Self::Zlib(Compress::new_with_window_bits(level, false, DEFLATE_WINDOW_BITS))
+            }
+            Compression::Zstd => {
+                Self::Zstd(zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(|_| Errno::NOMEM)?)
+            }
+        })
+    }
+
+    /// Compresses into the buffer. Returns the length, or `None` if that does not fit.
+    fn run(&mut self, data: &[u8], buffer: &mut [u8]) -> Option<usize> {
+        match self {
+            Self::Zlib(compress) => {
+                compress.reset();
+                let status = compress.compress(data, buffer, FlushCompress::Finish);
+                match status {
+                    Ok(Status::StreamEnd) => usize::try_from(compress.total_out()).ok(),
+                    _ => None,
+                }
+            }
+            Self::Zstd(compressor) => compressor.compress_to_buffer(data, buffer).ok(),
+        }
+    }
+}
+
+/// Compressors that wait for work: each has memory of its own that is costly to set up. There are as many as threads have
+/// compressed at the same time.
+#[derive(Default)]
+pub(super) struct Compressors(Mutex<Vec<Compressor>>);
+
+impl std::fmt::Debug for Compressors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Compressors").field(&self.0.lock().len()).finish()
+    }
+}
+
+impl Compressors {
+    /// Compresses a cluster; `None` if it does not become smaller.
+    fn compress(&self, cluster: &[u8], compression: Compression) -> Result<Option<Vec<u8>>, Errno> {
+        let waiting = self.0.lock().pop();
+        let mut compressor = match waiting {
+            Some(compressor) => compressor,
+            None => Compressor::new(compression)?,
+        };
+        let mut buffer = vec![0; cluster.len().saturating_sub(1)];
+        let length = compressor.run(cluster, &mut buffer);
+        self.0.lock().push(compressor);
+        Ok(length.filter(|length| *length > 0).map(|length| {
+            buffer.truncate(length);
+            buffer
+        }))
+    }
 }
 
 /// Expands `data` to exactly `bytes` bytes; more is not looked at, less is `EIO`.
@@ -36,6 +121,63 @@ fn expand(data: &[u8], bytes: usize, compression: Compression) -> Result<Vec<u8>
 const WINDOW_LOG_MAX: u32 = 23;
 
 impl Image {
+    /// Stores a whole cluster (the last of the disk may be cut by its end) compressed where that makes it smaller. Waits.
+    pub(super) fn write_compressed_now(&self, guest: u64, data: &[u8]) -> Result<(), Errno> {
+        let cluster_bytes = self.layout.cluster_bytes();
+        let end = guest.checked_add(data.len() as u64).ok_or(Errno::INVAL)?;
+        let whole =
+            data.len() as u64 == cluster_bytes || (end == self.capacity() && end - guest < cluster_bytes);
+        if data.is_empty() || !whole || self.layout.cluster_start(guest) != guest {
+            return Err(Errno::INVAL);
+        }
+        self.check_end(end)?;
+        if self.layout.external {
+            return Err(Errno::OPNOTSUPP);
+        }
+        let compressed = if data.len() as u64 == cluster_bytes {
+            self.compressors.compress(data, self.compression)?
+        } else {
+            let mut padded = data.to_vec();
+            padded.resize(usize::try_from(cluster_bytes).map_err(|_| Errno::FBIG)?, 0);
+            self.compressors.compress(&padded, self.compression)?
+        };
+        let Some(compressed) = compressed else {
+            // A segment's memory is nobody's while it takes part in I/O, so it can't be what the caller has lent.
+            let mut copy = data.to_vec();
+            return self.write_now(guest, &[segment_of(&mut copy)?]);
+        };
+        self.write_packed(guest, end, &compressed)
+    }
+
+    /// Stores compressed data and makes it the cluster's content.
+    fn write_packed(&self, guest: u64, end: u64, compressed: &[u8]) -> Result<(), Errno> {
+        let range = self.ranges.lock(guest, guest + self.layout.cluster_bytes());
+        self.check_end(end)?;
+        let bytes = compressed.len() as u64;
+        let place = {
+            let mut meta = self.meta.lock();
+            self.prepare_table(&mut meta, guest)?;
+            self.allocate_bytes(&mut meta, bytes)?
+        };
+        let entry = Entry::packed(self.layout, place, bytes).ok_or(Errno::FBIG);
+        let written = entry.and_then(|entry| self.metadata_file.write(compressed, place).map(|()| entry));
+        let mut meta = self.meta.lock();
+        let result = written.and_then(|entry| {
+            self.prepare_table(&mut meta, guest)?;
+            self.set_entry(&mut meta, guest, entry)
+        });
+        if result.is_err() {
+            let bits = self.layout.cluster_bits;
+            let clusters = ((place + bytes - 1) >> bits) - (place >> bits) + 1;
+            self.give_back(&mut meta, place, clusters);
+        } else {
+            self.bound_dropped(&mut meta)?;
+        }
+        drop(meta);
+        drop(range);
+        result
+    }
+
     /// The content of a compressed cluster. Waits.
     pub(super) fn decompress(&self, entry: Entry) -> Result<Arc<Vec<u8>>, Errno> {
         if let Some((last, cluster)) = &self.decompressed.lock().last
@@ -79,5 +221,22 @@ mod tests {
         }
         assert_eq!(expand(&[0xff; 512], 65536, Compression::Zlib), Err(Errno::IO));
         assert_eq!(expand(&[0xff; 512], 65536, Compression::Zstd), Err(Errno::IO));
+    }
+
+    #[test]
+    fn deflated_data_needs_no_larger_window_than_readers_have() {
+        // Random bytes that come again after a little more than the window: a larger one would find them.
+        let mut random = 1u64;
+        let block: Vec<u8> = (0..4500)
+            .map(|_| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                random.to_be_bytes()[0]
+            })
+            .collect();
+        let mut content: Vec<u8> = block.iter().copied().cycle().take(65536).collect();
+        content[50000..].fill(0);
+        let packed = Compressors::default().compress(&content, Compression::Zlib).unwrap().unwrap();
+        assert!(packed.len() > 49_000, "{} bytes: the repetition was found", packed.len());
+        assert_eq!(expand(&packed, 65536, Compression::Zlib), Ok(content));
     }
 }

@@ -128,6 +128,11 @@ pub(super) enum State {
     Compressed,
 }
 
+/// Width of the offset in the descriptor of a compressed cluster.
+fn compressed_offset_bits(layout: Layout) -> u32 {
+    62 - (layout.cluster_bits - 8)
+}
+
 /// An L2 entry. `bitmap` is 0 in standard ones.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -220,9 +225,18 @@ impl Entry {
         Self { descriptor: self.descriptor | COPIED, ..self }
     }
 
+    /// A cluster whose compressed data, at least one byte, lies at `offset`; `None` if that is too far behind for the format
+    /// (section "Compressed Clusters Descriptor").
+    pub(super) fn packed(layout: Layout, offset: u64, bytes: u64) -> Option<Self> {
+        let offset_bits = compressed_offset_bits(layout);
+        let last = offset.checked_add(bytes.checked_sub(1)?).filter(|last| last >> offset_bits == 0)?;
+        let further_sectors = last / 512 - offset / 512;
+        Some(Self { descriptor: COMPRESSED | further_sectors << offset_bits | offset, bitmap: 0 })
+    }
+
     /// Where the compressed data is (section "Compressed Clusters Descriptor"). Bounded by the format to two clusters.
     pub(super) fn compressed(self, layout: Layout) -> CompressedRange {
-        let offset_bits = 62 - (layout.cluster_bits - 8);
+        let offset_bits = compressed_offset_bits(layout);
         let offset = self.descriptor & ((1 << offset_bits) - 1);
         let sectors = (self.descriptor & !(COPIED | COMPRESSED)) >> offset_bits;
         CompressedRange { offset, bytes: (sectors + 1) * 512 - (offset & 511) }
@@ -291,6 +305,21 @@ mod tests {
         assert_eq!(entry.compressed(STANDARD), expected);
         let most = Entry { descriptor: !COPIED, bitmap: 0 }.compressed(STANDARD);
         assert!(most.bytes <= 2 * 65536);
+    }
+
+    #[test]
+    fn compressed_descriptors_cover_what_was_packed_up_to_the_end_of_its_last_sector() {
+        for (offset, bytes) in [(0x50000, 1), (0x501ff, 1), (0x501ff, 2), (0x50003, 65535), (0x50200, 512)] {
+            let entry = Entry::packed(STANDARD, offset, bytes).unwrap();
+            let range = entry.compressed(STANDARD);
+            assert_eq!(range.offset, offset);
+            assert_eq!(offset + range.bytes, (offset + bytes).next_multiple_of(512), "{offset:#x} {bytes}");
+            assert!(entry.is_compressed() && !entry.is_copied());
+        }
+        let large = Layout { cluster_bits: 21, ..STANDARD };
+        assert!(Entry::packed(large, (1 << 49) - 1, 1).is_some());
+        assert_eq!(Entry::packed(large, (1 << 49) - 1, 2), None);
+        assert_eq!(Entry::packed(large, u64::MAX, 2), None);
     }
 
     #[test]

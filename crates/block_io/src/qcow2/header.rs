@@ -14,7 +14,7 @@ pub(crate) const MOST_L1_BYTES: u64 = 32 << 20;
 /// Largest refcount table, bytes: what QEMU allows too, for the same reason.
 pub(crate) const MOST_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// Most internal snapshots, as in QEMU.
-const MOST_SNAPSHOTS: u32 = 65536;
+pub(crate) const MOST_SNAPSHOTS: u32 = 65536;
 /// Longest name of a backing file, bytes (the specification's limit).
 pub(crate) const MOST_NAME_BYTES: u32 = 1023;
 
@@ -65,6 +65,9 @@ pub enum FormatError {
     /// The image needs something that is not known here.
     #[error("the image needs features that are not supported: {0}")]
     Features(String),
+    /// The table of snapshots contradicts itself.
+    #[error("the table of snapshots is damaged: {0}")]
+    Snapshots(String),
     /// The image must not be written to before it has been repaired.
     #[error("the image is marked {0}: repair it first (qemu-img check -r all), or open it read-only")]
     NeedsRepair(&'static str),

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use super::chain::Layer;
-use super::compressed::Decompressed;
+use super::compressed::{Compressors, Decompressed};
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK, State};
 use super::header::{
     AUTOCLEAR_RAW_DATA_FILE, Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT,
@@ -34,7 +34,8 @@ use crate::file::{CacheMode, HostFile, Kind};
 const MOST_BYTES: u64 = 1 << 56;
 /// Clusters that may wait to be free before a flush is forced: bounds memory and wasted space when a guest never flushes.
 const MOST_DROPPED: usize = 4096;
-/// Place of `autoclear_features` in the header.
+/// Places of `incompatible_features` and `autoclear_features` in the header.
+pub(super) const INCOMPATIBLE_AT: u64 = 72;
 const AUTOCLEAR_AT: u64 = 88;
 
 /// What a lookup found for a range that begins at the guest offset asked for.
@@ -74,6 +75,11 @@ pub(super) struct Meta {
 }
 
 impl Meta {
+    /// Whether the image is marked as one whose counts may be wrong.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.header.incompatible & INCOMPATIBLE_DIRTY != 0
+    }
+
     pub(super) fn refcounts(&mut self) -> Result<&mut Refcounts, Errno> {
         self.refcounts.as_mut().ok_or(Errno::ROFS)
     }
@@ -100,6 +106,7 @@ pub(super) struct Image {
     pub(super) unflushed: AtomicBool,
     corrupt: AtomicBool,
     pub(super) decompressed: Mutex<Decompressed>,
+    pub(super) compressors: Compressors,
     /// What is below, nearest first.
     pub(super) backing: Vec<Layer>,
     /// Host clusters with the header and the tables that are in one piece: never guest data.
@@ -187,6 +194,7 @@ impl Image {
             unflushed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
             decompressed: Mutex::new(Decompressed::default()),
+            compressors: Compressors::default(),
             backing,
             reserved: RwLock::new(Vec::new()),
         };
@@ -252,6 +260,24 @@ impl Image {
         self.corrupt.load(Ordering::Acquire)
     }
 
+    /// Sets or clears the mark for counts that may be wrong (version 3; version 2 has none), durably.
+    pub(super) fn mark_dirty(&self, meta: &mut Meta, dirty: bool) -> Result<(), Errno> {
+        if meta.is_dirty() == dirty || meta.header.version < 3 {
+            return Ok(());
+        }
+        let features = meta.header.incompatible ^ INCOMPATIBLE_DIRTY;
+        self.metadata_file.write(&features.to_be_bytes(), INCOMPATIBLE_AT)?;
+        self.metadata_file.sync()?;
+        meta.header.incompatible = features;
+        Ok(())
+    }
+
+    /// Stops everything that would be written to the image from now on, a flush when it is closed included: a change has
+    /// failed half-way, and the next one who opens the image has to see that it was not closed.
+    pub(super) fn abandon(&self) {
+        self.corrupt.store(true, Ordering::Release);
+    }
+
     /// Notes a contradiction in the image. Logged once: a hostile image could repeat it at will.
     pub(super) fn corrupted(&self, what: &str, value: u64) -> Errno {
         if !self.corrupt.swap(true, Ordering::AcqRel) {
@@ -264,7 +290,7 @@ impl Image {
     }
 
     /// Place of the L2 table that an L1 entry names; `None` if there is none.
-    fn table_offset(&self, entry: u64) -> Result<Option<u64>, Errno> {
+    pub(super) fn table_offset(&self, entry: u64) -> Result<Option<u64>, Errno> {
         let offset = entry & OFFSET_MASK;
         if offset == 0 {
             return Ok(None);
@@ -405,8 +431,21 @@ impl Image {
 
     /// Takes up to `clusters` clusters that lie side by side.
     pub(super) fn allocate(&self, meta: &mut Meta, clusters: u64) -> Result<Run, Errno> {
+        self.allocate_by(meta, |refcounts| refcounts.allocate(clusters))
+    }
+
+    /// Takes bytes for compressed data, at most a cluster.
+    pub(super) fn allocate_bytes(&self, meta: &mut Meta, bytes: u64) -> Result<u64, Errno> {
+        self.allocate_by(meta, |refcounts| refcounts.allocate_bytes(bytes))
+    }
+
+    fn allocate_by<T>(
+        &self,
+        meta: &mut Meta,
+        allocate: impl FnOnce(&mut Refcounts) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
         let table_before = meta.refcounts()?.table_clusters();
-        let result = meta.refcounts()?.allocate(clusters);
+        let result = allocate(meta.refcounts()?);
         if meta.refcounts()?.table_clusters() != table_before {
             self.reserve(meta)?;
         }
@@ -433,6 +472,10 @@ impl Image {
         let old = self.entry(guest)?;
         if old == entry {
             return Ok(());
+        }
+        if entry.is_compressed() {
+            // Other data may have been at this very place, which was free since.
+            self.decompressed.lock().forget(entry);
         }
         if !self.tables.write().set(guest, entry) {
             return Err(Errno::IO);
@@ -543,10 +586,13 @@ impl Image {
         Ok(())
     }
 
-    fn punch(&self, clusters: Option<Range<u64>>) {
+    /// Gives the storage of clusters that nobody uses back to the file system.
+    pub(super) fn punch(&self, clusters: Option<Range<u64>>) {
         let Some(clusters) = clusters else { return };
         let bits = self.layout.cluster_bits;
         let (offset, bytes) = (clusters.start << bits, (clusters.end - clusters.start) << bits);
+        #[cfg(test)]
+        self.metadata_file.note_punch(offset, bytes);
         // Saves space only.
         let _ = self.file.access.discard(offset, bytes);
     }

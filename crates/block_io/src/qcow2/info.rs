@@ -48,7 +48,7 @@ pub struct Qcow2Info {
 pub(super) fn read(file: &HostFile) -> Result<Qcow2Info, OpenError> {
     let (header, metadata_file) = read_header(file)?;
     let allocated = rustix::fs::fstat(&*file.access.file)?.st_blocks;
-    let (snapshots, _) = snapshots::read(&metadata_file, &header)?.map_err(FormatError::Features)?;
+    let (records, _) = snapshots::read(&metadata_file, &header)?.map_err(FormatError::Snapshots)?;
     let has = |bit: u64| header.incompatible & bit != 0;
     Ok(Qcow2Info {
         version: header.version,
@@ -65,6 +65,6 @@ pub(super) fn read(file: &HostFile) -> Result<Qcow2Info, OpenError> {
         data_file_raw: header.autoclear & AUTOCLEAR_RAW_DATA_FILE != 0,
         backing: header.backing,
         backing_format: header.backing_format,
-        snapshots,
+        snapshots: records.into_iter().map(|record| record.snapshot).collect(),
     })
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::file::{CacheMode, HostFile};
@@ -65,6 +65,14 @@ impl MetadataFile {
         Ok(buffer)
     }
 
+    /// Whether a range is known to lie in a hole of the file, and so to read as zeroes (lseek(2), SEEK_DATA).
+    pub(super) fn is_hole(&self, offset: u64, bytes: u64) -> bool {
+        match rustix::fs::seek(&*self.file, SeekFrom::Data(offset)) {
+            Ok(data) => data >= offset.saturating_add(bytes),
+            Err(errno) => errno == Errno::NXIO,
+        }
+    }
+
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Errno> {
         #[cfg(test)]
         if let Some(journal) = &mut *self.journal.lock() {
@@ -102,6 +110,20 @@ impl MetadataFile {
     #[cfg(test)]
     pub(super) fn start_journal(&self) {
         *self.journal.lock() = Some(Vec::new());
+    }
+
+    /// Records that a range lost its content.
+    #[cfg(test)]
+    pub(super) fn note_punch(&self, offset: u64, bytes: u64) {
+        if let Some(journal) = &mut *self.journal.lock() {
+            journal.push(Event::Write { offset, bytes: vec![0; usize::try_from(bytes).unwrap_or(0)] });
+        }
+    }
+
+    /// Events recorded so far.
+    #[cfg(test)]
+    pub(super) fn journal_length(&self) -> usize {
+        self.journal.lock().as_ref().map_or(0, Vec::len)
     }
 
     #[cfg(test)]

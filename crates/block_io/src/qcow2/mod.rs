@@ -10,7 +10,8 @@
 //! backing chain; everything else runs on a queue's threads (`write`, `chain`). `image` tells in which order changes reach
 //! the disk.
 //!
-//! Not supported and refused: encryption, writing to images that are marked dirty or corrupt.
+//! An image that is marked dirty is repaired when it is opened for writing. Not supported and refused: encryption, writing
+//! to images that are marked corrupt.
 
 mod backing;
 mod chain;
@@ -26,6 +27,7 @@ mod queue;
 mod range_locks;
 mod refcount;
 mod resize;
+mod snapshot_changes;
 mod snapshots;
 mod tables;
 mod write;
@@ -33,6 +35,7 @@ mod write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -104,6 +107,29 @@ impl Qcow2Disk {
         info::read(&file).map_err(|source| backing::open_error(path, source))
     }
 
+    /// Takes a snapshot of the disk in the image at `path`, which nobody else may have open. `taken` is the time since 1970.
+    /// Names need not be unique; the snapshot's number (id) is.
+    pub fn take_snapshot(path: &Path, name: &str, taken: Duration) -> Result<(), BlockError> {
+        snapshot_changes::change(path, "cannot take a snapshot", |image, meta| {
+            image.take_snapshot(meta, name, taken)
+        })
+    }
+
+    /// Makes the disk in the image at `path`, which nobody else may have open, what it was when the snapshot with this id, or
+    /// else the first with this name, was taken; its size too.
+    pub fn apply_snapshot(path: &Path, id_or_name: &str) -> Result<(), BlockError> {
+        snapshot_changes::change(path, "cannot apply the snapshot", |image, meta| {
+            image.apply_snapshot(meta, id_or_name)
+        })
+    }
+
+    /// Deletes the first snapshot with this name from the image at `path`, which nobody else may have open.
+    pub fn delete_snapshot(path: &Path, name: &str) -> Result<(), BlockError> {
+        snapshot_changes::change(path, "cannot delete the snapshot", |image, meta| {
+            image.delete_snapshot(meta, name)
+        })
+    }
+
     /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.
     /// Backing files are not looked at.
     pub fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
@@ -124,6 +150,27 @@ impl Qcow2Disk {
     pub(crate) fn zero_run(&self, offset: u64, bytes: u64) -> Result<(bool, u64), Errno> {
         let found = self.image.resolve(offset, bytes, Lookup::Loading)?.ok_or(Errno::IO)?;
         Ok((found.0 == Extent::Zero, found.1))
+    }
+
+    /// Stores one whole cluster at `offset`, a multiple of [`Qcow2Disk::cluster_bytes`], compressed as the header says; the
+    /// disk's last cluster may be shorter. What does not become smaller is stored as it is. Waits; may be called by any
+    /// number of threads at once, and compresses without a lock. What was there before is replaced.
+    ///
+    /// `EINVAL` for another range, `EROFS` for a disk that is read-only, `EOPNOTSUPP` where guest data is in an external
+    /// data file, which can't hold compressed clusters.
+    pub fn write_compressed(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        if self.read_only() {
+            return Err(Errno::ROFS);
+        }
+        let epoch = self.image.epochs.enter();
+        let result = self.image.write_compressed_now(offset, data);
+        self.image.epochs.leave(epoch);
+        if result.is_ok() && !self.write_cache() { self.image.flush() } else { result }
+    }
+
+    /// Size of a cluster, bytes.
+    pub fn cluster_bytes(&self) -> u64 {
+        self.image.layout.cluster_bytes()
     }
 
     fn over(file: HostFile, options: &Qcow2Options) -> Result<Self, BlockError> {

@@ -53,6 +53,8 @@ pub(super) struct Refcounts {
     end: u64,
     /// Clusters that the file may have (a block device's size), if it is bounded.
     most_clusters: u64,
+    /// Next free byte of the cluster that compressed data is packed into; its cluster is in use, and not full.
+    packing: Option<u64>,
     /// More clusters that must never be given out, whatever their counts say: the L1 table and the snapshot table.
     reserved: Vec<Range<u64>>,
 }
@@ -86,6 +88,7 @@ impl Refcounts {
             first_free: 0,
             end: file_bytes.div_ceil(layout.cluster_bytes()),
             most_clusters: most_bytes >> layout.cluster_bits,
+            packing: None,
             reserved: Vec::new(),
         })
     }
@@ -198,8 +201,17 @@ impl Refcounts {
         self.set(cluster, count)?;
         if count == 0 {
             self.first_free = self.first_free.min(cluster);
+            if self.packing.is_some_and(|place| place >> self.layout.cluster_bits == cluster) {
+                self.packing = None;
+            }
         }
         Ok(count)
+    }
+
+    /// One mapping more uses a cluster. `EOVERFLOW` if the count has no room for it.
+    pub(super) fn increment(&mut self, cluster: u64) -> Result<(), Errno> {
+        let count = self.get(cluster)?.checked_add(1).ok_or(Errno::OVERFLOW)?;
+        self.set(cluster, count)
     }
 
     /// Places of the refcount blocks, as the table has them.
@@ -253,6 +265,34 @@ impl Refcounts {
         self.first_free = first + clusters;
         self.end = self.end.max(first + clusters);
         Ok(Run { offset: first << self.layout.cluster_bits, clusters, fresh })
+    }
+
+    /// Takes `bytes` bytes (at most a cluster) for compressed data and counts one use of each cluster that they lie in. They
+    /// follow the bytes taken before wherever the counts and what lies behind allow that.
+    pub(super) fn allocate_bytes(&mut self, bytes: u64) -> Result<u64, Errno> {
+        let (bits, cluster_bytes) = (self.layout.cluster_bits, self.layout.cluster_bytes());
+        if let Some(start) = self.packing {
+            let cluster = start >> bits;
+            let left = cluster_bytes - (start & (cluster_bytes - 1));
+            if self.get(cluster)? < self.most() {
+                if bytes <= left {
+                    self.increment(cluster)?;
+                    self.packing = (bytes < left).then_some(start + bytes);
+                    return Ok(start);
+                }
+                let run = self.allocate(1)?;
+                if run.offset == (cluster + 1) << bits {
+                    self.increment(cluster)?;
+                    self.packing = Some(run.offset + (bytes - left));
+                    return Ok(start);
+                }
+                self.packing = (bytes < cluster_bytes).then_some(run.offset + bytes);
+                return Ok(run.offset);
+            }
+        }
+        let run = self.allocate(1)?;
+        self.packing = (bytes < cluster_bytes).then_some(run.offset + bytes);
+        Ok(run.offset)
     }
 
     /// A free cluster whose count can be set, made so if need be.

@@ -113,7 +113,7 @@ impl Image {
     }
 
     /// Allocates clusters that must lie side by side.
-    fn allocate_together(&self, meta: &mut Meta, clusters: u64) -> Result<u64, Errno> {
+    pub(super) fn allocate_together(&self, meta: &mut Meta, clusters: u64) -> Result<u64, Errno> {
         let mut first = None;
         let mut got = 0;
         let mut lost = Vec::new();

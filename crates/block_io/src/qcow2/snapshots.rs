@@ -1,4 +1,4 @@
-//! The table of internal snapshots. Read-only: snapshots are kept intact, not made or deleted.
+//! The table of internal snapshots: reading and encoding it. `snapshot_changes` makes, applies and deletes them.
 //!
 //! Source: docs/interop/qcow2.rst of QEMU, section "Snapshots".
 
@@ -35,12 +35,51 @@ pub struct Snapshot {
     pub(super) l1: (u64, u32),
 }
 
+/// An entry of the table: what it means, and its own bytes, of which a newer version may know more than we do.
+#[derive(Debug, Clone)]
+pub(super) struct Record {
+    pub(super) snapshot: Snapshot,
+    bytes: Vec<u8>,
+}
+
+impl Record {
+    /// A new snapshot's entry. Its names must have been checked to be short.
+    pub(super) fn new(snapshot: Snapshot) -> Self {
+        let mut bytes = Vec::with_capacity(128);
+        bytes.extend(snapshot.l1.0.to_be_bytes());
+        bytes.extend(snapshot.l1.1.to_be_bytes());
+        bytes.extend(u16::try_from(snapshot.id.len()).unwrap_or(0).to_be_bytes());
+        bytes.extend(u16::try_from(snapshot.name.len()).unwrap_or(0).to_be_bytes());
+        bytes.extend(snapshot.taken_seconds.to_be_bytes());
+        bytes.extend(snapshot.taken_nanoseconds.to_be_bytes());
+        bytes.extend(snapshot.guest_nanoseconds.to_be_bytes());
+        bytes.extend(u32::try_from(snapshot.vm_state_bytes).unwrap_or(0).to_be_bytes());
+        bytes.extend(24u32.to_be_bytes());
+        bytes.extend(snapshot.vm_state_bytes.to_be_bytes());
+        bytes.extend(snapshot.disk_bytes.unwrap_or(0).to_be_bytes());
+        bytes.extend(snapshot.guest_instructions.unwrap_or(u64::MAX).to_be_bytes());
+        bytes.extend(snapshot.id.as_bytes());
+        bytes.extend(snapshot.name.as_bytes());
+        Self { snapshot, bytes }
+    }
+}
+
+/// The table's bytes. `EFBIG` if it would be longer than it may be.
+pub(super) fn encode(records: &[Record]) -> Result<Vec<u8>, Errno> {
+    let mut table = Vec::new();
+    for record in records {
+        table.resize(table.len().next_multiple_of(8), 0);
+        table.extend_from_slice(&record.bytes);
+    }
+    if table.len() as u64 > MOST_TABLE_BYTES { Err(Errno::FBIG) } else { Ok(table) }
+}
+
 /// The table and its length in bytes. A contradiction in it is an `Err` with a description.
-pub(super) type Table = Result<(Vec<Snapshot>, u64), String>;
+pub(super) type Table = Result<(Vec<Record>, u64), String>;
 
 /// Reads the table.
 pub(super) fn read(file: &MetadataFile, header: &Header) -> Result<Table, Errno> {
-    let mut snapshots = Vec::new();
+    let mut records = Vec::new();
     let mut at = header.snapshots_offset;
     for number in 0..header.snapshots {
         let fixed = file.read(at, usize::try_from(FIXED_BYTES).map_err(|_| Errno::FBIG)?)?;
@@ -68,7 +107,7 @@ pub(super) fn read(file: &MetadataFile, header: &Header) -> Result<Table, Errno>
         let (id, name) = texts.split_at(usize::try_from(id_bytes).map_err(|_| Errno::FBIG)?);
         let word =
             |at: usize| extra.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes);
-        snapshots.push(Snapshot {
+        let snapshot = Snapshot {
             id: String::from_utf8_lossy(id).into_owned(),
             name: String::from_utf8_lossy(name).into_owned(),
             // Fields of four bytes.
@@ -79,8 +118,36 @@ pub(super) fn read(file: &MetadataFile, header: &Header) -> Result<Table, Errno>
             disk_bytes: word(8),
             guest_instructions: word(16).filter(|count| *count != u64::MAX),
             l1: (l1_offset, u32::try_from(l1_entries).unwrap_or(0)),
-        });
+        };
+        records.push(Record { snapshot, bytes: [fixed, rest].concat() });
         at = end.next_multiple_of(8);
     }
-    Ok(Ok((snapshots, at - header.snapshots_offset)))
+    Ok(Ok((records, at - header.snapshots_offset)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_has_the_layout_of_the_specification() {
+        let record = Record::new(Snapshot {
+            id: "12".to_owned(),
+            name: "before".to_owned(),
+            taken_seconds: 0x1122_3344,
+            taken_nanoseconds: 5,
+            guest_nanoseconds: 6,
+            vm_state_bytes: 7,
+            disk_bytes: Some(8),
+            guest_instructions: Some(9),
+            l1: (0x50000, 3),
+        });
+        let mut expected = vec![0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 3, 0, 2, 0, 6];
+        expected
+            .extend([0x11, 0x22, 0x33, 0x44, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 7, 0, 0, 0, 24]);
+        expected.extend([0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 9]);
+        expected.extend(b"12before");
+        assert_eq!(encode(std::slice::from_ref(&record)), Ok(expected));
+        assert_eq!(encode(&[record.clone(), record]).map(|table| table.len()), Ok(144));
+    }
 }

@@ -629,5 +629,7 @@ fn refcount_tables_grow_with_the_file() {
 }
 
 mod checking;
+mod compressing;
 mod hostile;
 mod power_loss;
+mod snapshotting;

@@ -31,7 +31,7 @@ struct Plan {
 }
 
 #[expect(unsafe_code, reason = "names a buffer for the kernel")]
-fn segment_of(buffer: &mut [u8]) -> Result<Segment, Errno> {
+pub(super) fn segment_of(buffer: &mut [u8]) -> Result<Segment, Errno> {
     let pointer = NonNull::new(buffer.as_mut_ptr()).ok_or(Errno::FAULT)?;
     // SAFETY: every caller waits for the I/O before it looks at or drops the buffer.
     Ok(unsafe { Segment::new(pointer, buffer.len()) })
@@ -39,7 +39,7 @@ fn segment_of(buffer: &mut [u8]) -> Result<Segment, Errno> {
 
 impl Image {
     /// A request must still be within the disk once it holds its range: the disk may have shrunk.
-    fn check_end(&self, end: u64) -> Result<(), Errno> {
+    pub(super) fn check_end(&self, end: u64) -> Result<(), Errno> {
         if self.is_corrupt() {
             return Err(Errno::IO);
         }

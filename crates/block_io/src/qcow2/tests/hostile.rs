@@ -79,18 +79,26 @@ fn a_backing_file_without_a_recorded_format_is_refused() {
 }
 
 #[test]
-fn images_that_need_repair_are_opened_for_reading_only() {
+fn images_that_are_marked_corrupt_are_opened_for_reading_only_and_dirty_ones_are_repaired() {
     let directory = directory();
     let path = directory.path().join("disk.qcow2");
     for (bit, word) in [(1u8, "dirty"), (2, "corrupt")] {
         let _ = std::fs::remove_file(&path);
         Qcow2Disk::create(&path, &Qcow2Parameters::new(MIB)).unwrap();
         File::options().write(true).open(&path).unwrap().write_all_at(&[bit], 79).unwrap();
-        let message = refusal(&path, &Qcow2Options::default());
-        assert!(message.contains(word) && message.contains("repair"), "{message}");
+        if word == "corrupt" {
+            let message = refusal(&path, &Qcow2Options::default());
+            assert!(message.contains(word) && message.contains("repair"), "{message}");
+        }
         let mut options = Qcow2Options::default();
         options.file.read_only = true;
         Qcow2Disk::open(&path, &options).unwrap();
+        let info = Qcow2Disk::info(&path).unwrap();
+        assert_eq!((info.dirty, info.corrupt), (word == "dirty", word == "corrupt"));
+        if word == "dirty" {
+            Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap();
+            assert!(!Qcow2Disk::info(&path).unwrap().dirty);
+        }
     }
 }
 
