@@ -1,5 +1,6 @@
 //! What a disk holds, as far as that is known.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use block_io::conformance::{Buffer, Driver};
@@ -8,16 +9,18 @@ use rustix::io::Errno;
 
 use crate::random::{Random, SECTOR};
 
-/// The content, and which sectors may read as zeroes instead because they were discarded.
+/// The content, which sectors may read as zeroes instead because they were discarded, and what others may hold instead
+/// because a write to them has not ended well.
 #[derive(Debug, Clone)]
 pub(crate) struct Model {
     pub(crate) content: Vec<u8>,
     loose: Vec<bool>,
+    perhaps: HashMap<usize, Vec<u8>>,
 }
 
 impl Model {
     pub(crate) fn new(content: Vec<u8>) -> Self {
-        Self { loose: vec![false; content.len() / SECTOR], content }
+        Self { loose: vec![false; content.len() / SECTOR], content, perhaps: HashMap::new() }
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -27,6 +30,13 @@ impl Model {
     pub(crate) fn resize(&mut self, bytes: usize) {
         self.content.resize(bytes, 0);
         self.loose.resize(bytes / SECTOR, false);
+    }
+
+    /// A write that has not ended well: each sector holds what it did, or this.
+    fn perhaps(&mut self, range: &Range<usize>, bytes: &[u8]) {
+        for (number, bytes) in bytes.chunks(SECTOR).enumerate() {
+            self.perhaps.insert(range.start / SECTOR + number, bytes.to_vec());
+        }
     }
 
     fn loosen(&mut self, range: &Range<usize>, loose: bool) {
@@ -57,10 +67,17 @@ impl Model {
                 continue;
             }
             let discarded = self.loose[sector] && found.iter().all(|byte| *byte == 0);
-            assert!(discarded, "sector {sector} is wrong, {who}: {:x?}, not {:x?}", &found[..8], &known[..8]);
-            known.fill(0);
+            let unfinished = self.perhaps.get(&sector).is_some_and(|perhaps| found == perhaps);
+            assert!(
+                discarded || unfinished,
+                "sector {sector} is wrong, {who}: {:x?}, not {:x?}",
+                &found[..8],
+                &known[..8]
+            );
+            known.copy_from_slice(found);
         }
         self.loose.fill(false);
+        self.perhaps.clear();
     }
 }
 
@@ -132,6 +149,16 @@ impl Step {
         match self {
             Self::Write { range, .. } => model.write(range, buffer.bytes()),
             Self::Zero { range, .. } => model.fill(range, 0),
+            Self::Discard { range } => model.discard(range),
+            Self::Flush => {}
+        }
+    }
+
+    /// What is known if it has not ended, or not well.
+    pub(crate) fn note_unfinished(&self, model: &mut Model, buffer: &Buffer) {
+        match self {
+            Self::Write { range, .. } => model.perhaps(range, buffer.bytes()),
+            Self::Zero { range, .. } => model.perhaps(range, &vec![0; range.len()]),
             Self::Discard { range } => model.discard(range),
             Self::Flush => {}
         }
