@@ -15,7 +15,7 @@ use crate::random::{Random, SECTOR};
 pub(crate) struct Model {
     pub(crate) content: Vec<u8>,
     loose: Vec<bool>,
-    perhaps: HashMap<usize, Vec<u8>>,
+    perhaps: HashMap<usize, Vec<Vec<u8>>>,
 }
 
 impl Model {
@@ -35,26 +35,30 @@ impl Model {
     /// A write that has not ended well: each sector holds what it did, or this.
     fn perhaps(&mut self, range: &Range<usize>, bytes: &[u8]) {
         for (number, bytes) in bytes.chunks(SECTOR).enumerate() {
-            self.perhaps.insert(range.start / SECTOR + number, bytes.to_vec());
+            self.perhaps.entry(range.start / SECTOR + number).or_default().push(bytes.to_vec());
         }
     }
 
-    fn loosen(&mut self, range: &Range<usize>, loose: bool) {
-        self.loose[range.start / SECTOR..range.end / SECTOR].fill(loose);
+    /// The range holds what `content` says.
+    fn settle(&mut self, range: &Range<usize>) {
+        for sector in range.start / SECTOR..range.end / SECTOR {
+            self.loose[sector] = false;
+            self.perhaps.remove(&sector);
+        }
     }
 
     pub(crate) fn write(&mut self, range: &Range<usize>, bytes: &[u8]) {
         self.content[range.clone()].copy_from_slice(bytes);
-        self.loosen(range, false);
+        self.settle(range);
     }
 
     pub(crate) fn fill(&mut self, range: &Range<usize>, value: u8) {
         self.content[range.clone()].fill(value);
-        self.loosen(range, false);
+        self.settle(range);
     }
 
     pub(crate) fn discard(&mut self, range: &Range<usize>) {
-        self.loosen(range, true);
+        self.loose[range.start / SECTOR..range.end / SECTOR].fill(true);
     }
 
     /// Compares with what was read; what a discard has left there is known from then on.
@@ -67,7 +71,8 @@ impl Model {
                 continue;
             }
             let discarded = self.loose[sector] && found.iter().all(|byte| *byte == 0);
-            let unfinished = self.perhaps.get(&sector).is_some_and(|perhaps| found == perhaps);
+            let unfinished =
+                self.perhaps.get(&sector).is_some_and(|all| all.iter().any(|bytes| bytes == found));
             assert!(
                 discarded || unfinished,
                 "sector {sector} is wrong, {who}: {:x?}, not {:x?}",
