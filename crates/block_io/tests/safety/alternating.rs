@@ -296,7 +296,11 @@ impl Image {
                 self.model = Model::new(held);
             }
             4 if self.snapshots.is_empty() && (self.kind.version == 3 || self.kind.backing.is_none()) => {
-                let bytes = self.new_size(random);
+                let mut bytes = self.new_size(random);
+                if bytes < self.model.bytes() {
+                    // What qemu-img cuts off in the middle of a cluster comes back when the disk grows again.
+                    bytes = bytes.next_multiple_of(self.kind.cluster_bytes()).min(self.model.bytes());
+                }
                 case.note(format_args!("theirs: resize to {bytes}"));
                 run("qemu-img", &["resize", "-q", "--shrink", "-f", "qcow2", &path, &bytes.to_string()]);
                 self.model.resize(bytes);
