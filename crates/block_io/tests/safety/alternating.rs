@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use block_io::conformance::Driver;
 use block_io::qcow2::{
@@ -12,7 +13,7 @@ use block_io::qcow2::{
 use block_io::{BlockBackend, CacheMode, EngineChoice, RawOptions};
 
 use crate::model::{Model, Step, content_of};
-use crate::qemu::{check_code, content, directory, has_qemu, run, text};
+use crate::qemu::{check_code, content, directory, has_qemu, outcome, run, text};
 use crate::random::{Case, Random, SECTOR, for_each_case};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +197,11 @@ impl Image {
         for _ in 0..1 + random.below(6) {
             let mut batch: Vec<Step> = Vec::new();
             for _ in 0..random.choose(&[1, 1, 6]) {
-                let step = Step::random(random, self.model.bytes(), self.model.bytes() / SECTOR);
+                let step = if self.kind.data == Data::Inside && random.once_in(8) {
+                    Step::compressing(random, self.model.bytes(), self.kind.cluster_bytes())
+                } else {
+                    Step::random(random, self.model.bytes(), self.model.bytes() / SECTOR)
+                };
                 let range = step.range();
                 let apart =
                     |other: &Step| range.end <= other.range().start || other.range().end <= range.start;
@@ -209,7 +214,11 @@ impl Image {
             let mut buffers = Vec::new();
             for (number, step) in batch.iter().enumerate() {
                 let (operation, buffer) = step.request();
-                drivers[number % 2].submit(number as u64, operation).unwrap();
+                if let Some(result) = step.compress(&disk) {
+                    assert_eq!(result, Ok(()), "{step:?}");
+                } else {
+                    drivers[number % 2].submit(number as u64, operation).unwrap();
+                }
                 buffers.push(buffer);
             }
             drivers[1].kick();
@@ -252,7 +261,7 @@ impl Image {
                     self.model.discard(&range);
                     format!("discard {} {}", range.start, range.len())
                 }
-                Step::Flush => "flush".to_owned(),
+                Step::Compress { .. } | Step::Flush => "flush".to_owned(),
             });
         }
         for command in &commands {
@@ -270,29 +279,51 @@ impl Image {
         (least + random.below(now / SECTOR + 100)) * SECTOR
     }
 
-    /// Takes, applies and deletes snapshots, and changes the size, by qemu-img.
+    /// Takes, applies and deletes snapshots, and changes the size, by one of the programs.
     fn manage(&mut self, case: &mut Case, random: &mut Random) {
-        let path = text(&self.path).to_owned();
+        let path = self.path.clone();
         let counts = if self.kind.refcount_bits < 7 { (1 << self.kind.refcount_bits) - 1 } else { 100 };
-        let possible =
-            self.kind.data == Data::Inside && (self.kind.refcount_bits > 4 || !self.kind.compresses);
+        let possible = self.kind.data == Data::Inside;
+        let ours = random.once_in(2);
+        let who = if ours { "ours" } else { "theirs" };
         match random.below(8) {
             0 | 1 if possible && self.snapshots.len() + 1 < counts => {
                 let name = format!("snapshot {}", self.taken);
                 self.taken += 1;
-                case.note(format_args!("theirs: take {name}"));
-                run("qemu-img", &["snapshot", "-c", &name, &path]);
+                case.note(format_args!("{who}: take {name}"));
+                if ours {
+                    match Qcow2Disk::take_snapshot(&path, &name, Duration::from_secs(1)) {
+                        Ok(()) => {}
+                        // Compressed clusters share clusters of the file.
+                        Err(error) if self.kind.refcount_bits <= 4 => return case.note(error),
+                        Err(error) => panic!("{error}"),
+                    }
+                } else {
+                    let (code, said) = outcome("qemu-img", &["snapshot", "-c", &name, text(&path)]);
+                    if code != 0 && self.kind.refcount_bits <= 4 {
+                        return case.note(said);
+                    }
+                    assert_eq!(code, 0, "{said}");
+                }
                 self.snapshots.push((name, self.model.content.clone()));
             }
             2 if !self.snapshots.is_empty() => {
                 let (name, _) = self.snapshots.remove(random.below(self.snapshots.len()));
-                case.note(format_args!("theirs: delete {name}"));
-                run("qemu-img", &["snapshot", "-d", &name, &path]);
+                case.note(format_args!("{who}: delete {name}"));
+                if ours {
+                    Qcow2Disk::delete_snapshot(&path, &name).unwrap();
+                } else {
+                    run("qemu-img", &["snapshot", "-d", &name, text(&path)]);
+                }
             }
             3 if !self.snapshots.is_empty() => {
                 let (name, held) = self.snapshots[random.below(self.snapshots.len())].clone();
-                case.note(format_args!("theirs: apply {name}"));
-                run("qemu-img", &["snapshot", "-a", &name, &path]);
+                case.note(format_args!("{who}: apply {name}"));
+                if ours {
+                    Qcow2Disk::apply_snapshot(&path, &name).unwrap();
+                } else {
+                    run("qemu-img", &["snapshot", "-a", &name, text(&path)]);
+                }
                 self.model = Model::new(held);
             }
             4 if self.snapshots.is_empty() && (self.kind.version == 3 || self.kind.backing.is_none()) => {
@@ -302,7 +333,8 @@ impl Image {
                     bytes = bytes.next_multiple_of(self.kind.cluster_bytes()).min(self.model.bytes());
                 }
                 case.note(format_args!("theirs: resize to {bytes}"));
-                run("qemu-img", &["resize", "-q", "--shrink", "-f", "qcow2", &path, &bytes.to_string()]);
+                let bytes_text = bytes.to_string();
+                run("qemu-img", &["resize", "-q", "--shrink", "-f", "qcow2", text(&path), &bytes_text]);
                 self.model.resize(bytes);
             }
             _ => {}

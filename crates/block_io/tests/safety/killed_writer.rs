@@ -37,14 +37,16 @@ struct Batch {
 }
 
 /// The batches of a queue.
-fn batches(seed: u64, queue: usize) -> impl Iterator<Item = Batch> {
+fn batches(seed: u64, queue: usize, cluster: usize) -> impl Iterator<Item = Batch> {
     let mut random = Random::new(seed * 64 + queue as u64);
     std::iter::repeat_with(move || {
         let flush = !random.once_in(4);
         let mut steps: Vec<Step> = Vec::new();
         for _ in 0..1 + random.below(if flush { 12 } else { 2 }) {
-            let step = if random.once_in(3) {
-                let start = DISK_BYTES / 2 + queue * OWN_BYTES;
+            let start = DISK_BYTES / 2 + queue * OWN_BYTES;
+            let step = if flush && random.once_in(12) {
+                moved(Step::compressing(&mut random, OWN_BYTES, cluster), start)
+            } else if random.once_in(3) {
                 moved(Step::random(&mut random, OWN_BYTES, 256), start)
             } else {
                 let block = random.below(DISK_BYTES / 2 / BLOCK_BYTES / QUEUES) * QUEUES + queue;
@@ -72,6 +74,7 @@ fn moved(step: Step, by: usize) -> Step {
         Step::Write { range, seed, durable } => Step::Write { range: by(range), seed, durable },
         Step::Zero { range, may_unmap } => Step::Zero { range: by(range), may_unmap },
         Step::Discard { range } => Step::Discard { range: by(range) },
+        Step::Compress { range, seed } => Step::Compress { range: by(range), seed },
         Step::Flush => Step::Flush,
     }
 }
@@ -95,16 +98,22 @@ fn writer() {
     let engine = if engine == "threads" { EngineChoice::Threads } else { EngineChoice::Automatic };
     let seed = seed.parse().unwrap();
     let disk = Qcow2Disk::open(Path::new(path), &options(Path::new(path), engine)).unwrap();
+    let cluster = disk.cluster_bytes() as usize;
     std::thread::scope(|scope| {
         for queue in 0..QUEUES {
             let disk = &disk;
             scope.spawn(move || {
                 let mut driver = Driver::open(disk, 16);
-                for batch in batches(seed, queue) {
+                for batch in batches(seed, queue, cluster) {
                     let mut buffers = Vec::new();
                     for (number, step) in batch.steps.iter().enumerate() {
                         let (operation, buffer) = step.request();
+                        if let Some(result) = step.compress(disk) {
+                            assert_eq!(result, Ok(()), "{step:?}");
+                            continue;
+                        }
                         driver.submit(number as u64, operation).unwrap();
+                        driver.kick();
                         buffers.push(buffer);
                     }
                     for completion in driver.drain() {
@@ -163,6 +172,7 @@ fn wait_until_closed(path: &Path) {
 /// An image that writers are killed over.
 struct Victim {
     path: PathBuf,
+    cluster: usize,
     model: Model,
     snapshots: usize,
 }
@@ -171,8 +181,9 @@ impl Victim {
     fn round(&mut self, seed: u64, random: &mut Random) {
         let durable = killed_writer(&self.path, seed, random);
         wait_until_closed(&self.path);
+        let cluster = self.cluster;
         for (queue, durable) in durable.into_iter().enumerate() {
-            for (number, batch) in batches(seed, queue).take(durable + 1).enumerate() {
+            for (number, batch) in batches(seed, queue, cluster).take(durable + 1).enumerate() {
                 for step in &batch.steps {
                     let (_, buffer) = step.request();
                     if number < durable {
@@ -208,9 +219,9 @@ impl Victim {
     /// Takes a snapshot and deletes the one before.
     fn snapshot(&mut self) {
         let [old, new] = [self.snapshots, self.snapshots + 1].map(|number| number.to_string());
-        run("qemu-img", &["snapshot", "-c", &new, text(&self.path)]);
+        Qcow2Disk::take_snapshot(&self.path, &new, Duration::from_secs(1)).unwrap();
         if self.snapshots > 0 {
-            run("qemu-img", &["snapshot", "-d", &old, text(&self.path)]);
+            Qcow2Disk::delete_snapshot(&self.path, &old).unwrap();
         }
         self.snapshots += 1;
     }
@@ -235,9 +246,10 @@ fn survives(name: u64, base: Option<&str>, snapshots: bool, change: impl Fn(&mut
     change(&mut parameters);
     Qcow2Disk::create(&path, &parameters).unwrap();
     content.resize(DISK_BYTES, 0);
-    let mut victim = Victim { path, model: Model::new(content), snapshots: 0 };
+    let cluster = parameters.cluster_bytes as usize;
+    let mut victim = Victim { path, cluster, model: Model::new(content), snapshots: 0 };
     for round in 0..ROUNDS * factor() {
-        if snapshots && has_qemu() && round % 3 == 1 {
+        if snapshots && round % 3 == 1 {
             victim.snapshot();
         }
         let seed = name * 1_000_000 + round;

@@ -7,7 +7,6 @@
 #![expect(clippy::cast_possible_truncation, reason = "offsets in disks of a few MiB index their models")]
 
 mod alternating;
-mod foreign;
 mod full_disk;
 mod killed_writer;
 mod model;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use block_io::conformance::{Buffer, Driver};
+use block_io::qcow2::Qcow2Disk;
 use block_io::{BlockBackend, BlockOperation};
 use rustix::io::Errno;
 
@@ -102,13 +103,39 @@ pub(crate) fn content_of(disk: &dyn BlockBackend) -> Vec<u8> {
 /// Something that is done to a range of a disk.
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
-    Write { range: Range<usize>, seed: u64, durable: bool },
-    Zero { range: Range<usize>, may_unmap: bool },
-    Discard { range: Range<usize> },
+    Write {
+        range: Range<usize>,
+        seed: u64,
+        durable: bool,
+    },
+    Zero {
+        range: Range<usize>,
+        may_unmap: bool,
+    },
+    Discard {
+        range: Range<usize>,
+    },
+    /// Of one cluster, by [`Qcow2Disk::write_compressed`].
+    Compress {
+        range: Range<usize>,
+        seed: u64,
+    },
     Flush,
 }
 
 impl Step {
+    /// A cluster of a disk, compressed.
+    pub(crate) fn compressing(random: &mut Random, bytes: usize, cluster: usize) -> Self {
+        let start = random.below(bytes.div_ceil(cluster)) * cluster;
+        Self::Compress { range: start..(start + cluster).min(bytes), seed: random.next() }
+    }
+
+    /// Does a [`Step::Compress`] at once; any other is left to a queue.
+    pub(crate) fn compress(&self, disk: &Qcow2Disk) -> Option<Result<(), Errno>> {
+        let Self::Compress { range, seed } = self else { return None };
+        Some(disk.write_compressed(range.start as u64, &Random::new(*seed).content(range.len())))
+    }
+
     /// A step on a disk of `bytes` bytes.
     pub(crate) fn random(random: &mut Random, bytes: usize, most_sectors: usize) -> Self {
         let range = random.range(bytes, most_sectors);
@@ -123,7 +150,10 @@ impl Step {
     /// What it touches.
     pub(crate) fn range(&self) -> Range<usize> {
         match self {
-            Self::Write { range, .. } | Self::Zero { range, .. } | Self::Discard { range } => range.clone(),
+            Self::Write { range, .. }
+            | Self::Zero { range, .. }
+            | Self::Discard { range }
+            | Self::Compress { range, .. } => range.clone(),
             Self::Flush => 0..0,
         }
     }
@@ -144,7 +174,8 @@ impl Step {
                 BlockOperation::WriteZeroes { offset, bytes, may_unmap: *may_unmap }
             }
             Self::Discard { .. } => BlockOperation::Discard { offset, bytes },
-            Self::Flush => BlockOperation::Flush,
+            // Not by a queue: the flush is not submitted.
+            Self::Compress { .. } | Self::Flush => BlockOperation::Flush,
         };
         (operation, buffer)
     }
@@ -155,6 +186,7 @@ impl Step {
             Self::Write { range, .. } => model.write(range, buffer.bytes()),
             Self::Zero { range, .. } => model.fill(range, 0),
             Self::Discard { range } => model.discard(range),
+            Self::Compress { range, seed } => model.write(range, &Random::new(*seed).content(range.len())),
             Self::Flush => {}
         }
     }
@@ -165,15 +197,10 @@ impl Step {
             Self::Write { range, .. } => model.perhaps(range, buffer.bytes()),
             Self::Zero { range, .. } => model.perhaps(range, &vec![0; range.len()]),
             Self::Discard { range } => model.discard(range),
+            Self::Compress { range, seed } => {
+                model.perhaps(range, &Random::new(*seed).content(range.len()));
+            }
             Self::Flush => {}
         }
-    }
-
-    /// Does it alone.
-    pub(crate) fn apply(&self, driver: &mut Driver, model: &mut Model) -> Result<(), Errno> {
-        let (operation, buffer) = self.request();
-        driver.run(operation)?;
-        self.note(model, &buffer);
-        Ok(())
     }
 }
