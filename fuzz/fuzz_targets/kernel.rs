@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use machine_spec::spec::{MemoryBacking, MemorySpec};
+use vireo_fuzz::file_in_memory;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm::boot::{BootError, CommandLine, EntryPoint, KernelBoot, load};
 use vmm::layout::{MINIMUM_MEMORY, MemoryLayout};
@@ -37,8 +38,8 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     for address in UNTOUCHED {
         memory.write_slice(&[0x5a; 0x400], GuestAddress(address)).expect("RAM");
     }
-    let (_kernel, kernel) = mutation::file(&image);
-    let (_initramfs, initramfs) = mutation::file(&[1; 5000]);
+    let (_kernel, kernel) = file_in_memory(&image);
+    let (_initramfs, initramfs) = file_in_memory(&[1; 5000]);
     let command_line = CommandLine::new("quiet").expect("a command line");
     let boot = KernelBoot {
         kernel: &kernel,

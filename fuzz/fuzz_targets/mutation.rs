@@ -18,14 +18,3 @@ pub fn damage(image: &mut Vec<u8>, span: usize, input: &mut Unstructured<'_>) ->
     }
     Ok(())
 }
-
-/// A file in memory that has these bytes, and the path at which this process can open it.
-pub fn file(bytes: &[u8]) -> (std::fs::File, std::path::PathBuf) {
-    use std::io::Write as _;
-    use std::os::fd::AsRawFd as _;
-    let fd = rustix::fs::memfd_create("fuzz", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
-    let mut file = std::fs::File::from(fd);
-    file.write_all(bytes).expect("memory for a small file");
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
-    (file, path)
-}

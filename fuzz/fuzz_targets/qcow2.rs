@@ -1,21 +1,22 @@
-//! A qcow2 image that is damaged, or any bytes: looked at, checked, read and written.
+//! A qcow2 image that is damaged, or any bytes: looked at, checked, read, written and repaired.
 //!
 //! Held true: nothing panics; every request is answered; what the file takes on its disk is bounded by what was
 //! written and its tables; a check comes to an end.
 #![no_main]
 
 mod mutation;
+#[expect(dead_code, reason = "some of it is for the target that keeps images sound")]
+mod sound_image;
 
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::OnceLock;
 
 use block_io::conformance::{Buffer, Driver};
-use block_io::qcow2::{Compression, Qcow2Disk, Qcow2Options, Qcow2Parameters, Repair};
+use block_io::qcow2::{Qcow2Disk, Qcow2Options, Repair};
 use block_io::{BlockBackend as _, BlockOperation, EngineChoice, Locking, RawOptions};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-
-const DISK_BYTES: u64 = 1 << 20;
+use sound_image::images;
+use vireo_fuzz::file_in_memory;
 
 fuzz_target!(|input: &[u8]| {
     let _ = run(&mut Unstructured::new(input));
@@ -25,13 +26,13 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let images = images();
     let mut image = match input.int_in_range(0..=images.len())? {
         any if any == images.len() => input.bytes(input.len().min(4096))?.to_vec(),
-        index => images[index].clone(),
+        index => images[index].image.clone(),
     };
     if !image.is_empty() {
         let span = if input.arbitrary()? { 128 } else { image.len() };
         mutation::damage(&mut image, span, input)?;
     }
-    let (file, path) = mutation::file(&image);
+    let (file, path) = file_in_memory(&image);
     let _ = Qcow2Disk::info(&path);
     let _ = Qcow2Disk::check(&path, Repair::Nothing);
     let options = Qcow2Options {
@@ -77,40 +78,4 @@ fn requests(disk: &Qcow2Disk, input: &mut Unstructured<'_>) -> Result<()> {
     }
     let _ = driver.run(BlockOperation::Flush);
     Ok(())
-}
-
-/// Images of our own of several kinds, with some data in each.
-fn images() -> &'static [Vec<u8>] {
-    static IMAGES: OnceLock<Vec<Vec<u8>>> = OnceLock::new();
-    IMAGES.get_or_init(|| {
-        let kinds =
-            [(512, 16, false), (4096, 1, false), (4096, 64, false), (65536, 16, false), (16384, 8, true)];
-        kinds
-            .map(|(cluster_bytes, refcount_bits, extended_l2)| {
-                let path = std::env::temp_dir().join(format!("vireo-fuzz-{}.qcow2", std::process::id()));
-                let compression = if cluster_bytes == 4096 { Compression::Zstd } else { Compression::Zlib };
-                let parameters = Qcow2Parameters {
-                    cluster_bytes,
-                    refcount_bits,
-                    extended_l2,
-                    compression,
-                    ..Qcow2Parameters::new(DISK_BYTES)
-                };
-                Qcow2Disk::create(&path, &parameters).expect("an image");
-                let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).expect("our own image");
-                let mut driver = Driver::open(&disk, 4);
-                let mut buffer = Buffer::patterned(4096, 7);
-                for offset in [0, 256 << 10, DISK_BYTES - 4096] {
-                    driver.write(offset, buffer.pieces(&[4096]), false).expect("a write");
-                }
-                let zeroes =
-                    BlockOperation::WriteZeroes { offset: 128 << 10, bytes: 64 << 10, may_unmap: true };
-                driver.run(zeroes).expect("zeroes");
-                drop((driver, disk));
-                let image = std::fs::read(&path).expect("the image");
-                std::fs::remove_file(&path).expect("the image is removed");
-                image
-            })
-            .into()
-    })
 }

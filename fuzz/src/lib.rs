@@ -1,4 +1,4 @@
-//! What the fuzz targets of image formats share: opening an image out of memory and reading some of it.
+//! What the fuzz targets of image formats share: images in memory, opening them and reading some of it.
 
 use std::io;
 use std::sync::Arc;
@@ -64,4 +64,15 @@ impl ImageSource for Pieces {
 /// A file that has just these bytes.
 pub fn file(bytes: &[u8]) -> SharedSource {
     Arc::new(Pieces { bytes: bytes.len() as u64, pieces: vec![(0, bytes.to_vec())] })
+}
+
+/// A file in memory that has these bytes, and the path at which this process can open it.
+pub fn file_in_memory(bytes: &[u8]) -> (std::fs::File, std::path::PathBuf) {
+    use std::io::Write as _;
+    use std::os::fd::AsRawFd as _;
+    let fd = rustix::fs::memfd_create("fuzz", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
+    let mut file = std::fs::File::from(fd);
+    file.write_all(bytes).expect("memory for a small file");
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+    (file, path)
 }

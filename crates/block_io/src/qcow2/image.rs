@@ -411,13 +411,14 @@ impl Image {
                 let bytes = usize::try_from(self.layout.cluster_bytes()).map_err(|_| Errno::FBIG)?;
                 let content = self.metadata_file.read(table, bytes)?;
                 let copy = self.allocate(meta, 1)?.offset;
-                self.metadata_file.write(&content, copy)?;
+                self.metadata_file.write(&content, copy).inspect_err(|_| self.give_back(meta, copy, 1))?;
                 meta.dropped.push(table >> self.layout.cluster_bits);
                 Some(copy)
             }
             None => {
                 let table = self.allocate(meta, 1)?.offset;
-                self.metadata_file.write_zeroes(table, self.layout.cluster_bytes())?;
+                let zeroed = self.metadata_file.write_zeroes(table, self.layout.cluster_bytes());
+                zeroed.inspect_err(|_| self.give_back(meta, table, 1))?;
                 Some(table)
             }
         };

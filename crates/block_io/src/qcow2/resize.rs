@@ -93,12 +93,13 @@ impl Image {
         let offset = self.allocate_together(meta, clusters)?;
         let mut table = self.tables.read().l1.clone();
         table.resize(usize::try_from(entries).map_err(|_| Errno::FBIG)?, 0);
-        // Counts and L2 tables first: the new table names what has changed since the last flush.
-        self.flush_locked(meta)?;
         let mut content: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         content.resize(usize::try_from(clusters * cluster_bytes).map_err(|_| Errno::FBIG)?, 0);
-        self.metadata_file.write(&content, offset)?;
-        self.metadata_file.sync()?;
+        // Counts and L2 tables first: the new table names what has changed since the last flush.
+        let written = self.flush_locked(meta).and_then(|()| self.metadata_file.write(&content, offset));
+        written
+            .and_then(|()| self.metadata_file.sync())
+            .inspect_err(|_| self.give_back(meta, offset, clusters))?;
         let mut fields = u32::try_from(entries).map_err(|_| Errno::FBIG)?.to_be_bytes().to_vec();
         fields.extend(offset.to_be_bytes());
         self.metadata_file.write(&fields, L1_FIELDS_AT)?;
@@ -118,7 +119,15 @@ impl Image {
         let mut got = 0;
         let mut lost = Vec::new();
         while got < clusters {
-            let run = self.allocate(meta, clusters - got)?;
+            let run = match self.allocate(meta, clusters - got) {
+                Ok(run) => run,
+                Err(errno) => {
+                    for (offset, clusters) in lost.into_iter().chain(first.map(|first| (first, got))) {
+                        self.give_back(meta, offset, clusters);
+                    }
+                    return Err(errno);
+                }
+            };
             match first {
                 Some(first) if first + got * self.layout.cluster_bytes() == run.offset => {}
                 _ => {
