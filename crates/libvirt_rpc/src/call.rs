@@ -88,8 +88,12 @@ macro_rules! procedures {
 pub(crate) use procedures;
 
 macro_rules! reply {
-    () => { () };
-    ($reply:ident) => { $reply };
+    () => {
+        ()
+    };
+    ($reply:ident) => {
+        $reply
+    };
 }
 pub(crate) use reply;
 

@@ -152,7 +152,8 @@ pub fn frame(
     if out.len() > FRAME_MAX {
         return Err(XdrError::TooLong { length: out.len(), limit: FRAME_MAX });
     }
-    let length = u32::try_from(out.len()).map_err(|_| XdrError::TooLong { length: out.len(), limit: FRAME_MAX })?;
+    let length =
+        u32::try_from(out.len()).map_err(|_| XdrError::TooLong { length: out.len(), limit: FRAME_MAX })?;
     out[..4].copy_from_slice(&length.to_be_bytes());
     Ok(out)
 }

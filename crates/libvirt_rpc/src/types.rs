@@ -170,7 +170,7 @@ pub(crate) mod error_structure {
     use super::{RemoteDomain, RemoteNetwork, structures};
 
     structures! {
-        pub struct WireError {
+        pub(crate) struct WireError {
             code: i32, domain: i32, message: Option<String>, level: i32, dom: Option<RemoteDomain>,
             str1: Option<String>, str2: Option<String>, str3: Option<String>, int1: i32, int2: i32,
             net: Option<RemoteNetwork>,

@@ -304,12 +304,12 @@ impl Xdr for Uuid {
 /// Declares structures once: each gets its type, its wire form and, in tests, random values. A field of a type with a
 /// limit (`Vec`, [`Opaque`]) says it in brackets.
 macro_rules! structures {
-    ($($(#[$meta:meta])* pub struct $name:ident {
+    ($($(#[$meta:meta])* $visible:vis struct $name:ident {
         $($field:ident : $type:ty $([$limit:expr])?),* $(,)?
     })*) => {$(
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq)]
-        pub struct $name { $(pub $field: $type,)* }
+        $visible struct $name { $($visible $field: $type,)* }
 
         impl $crate::xdr::Xdr for $name {
             const MIN_BYTES: usize = 0 $(+ $crate::xdr::structures!(@least $type $([$limit])?))*;

@@ -1,0 +1,7 @@
+//! The server's half with real clients and with hostile ones: a small service in memory answers virsh, libvirt-python, our own
+//! client and raw sockets.
+
+mod clients;
+mod hostile;
+mod service;
+mod streams;
