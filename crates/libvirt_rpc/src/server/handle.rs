@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
-use super::stream::StreamState;
+use super::stream::OpenStream;
 use super::{Access, Limits};
 use crate::call::Event;
 use crate::frame::{Header, value_frame};
@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub(super) attention: Notify,
     /// The queue has become short, or the client is gone.
     pub(super) drained: Notify,
-    pub(super) streams: Mutex<HashMap<u32, Arc<StreamState>>>,
+    pub(super) streams: Mutex<HashMap<u32, OpenStream>>,
 }
 
 /// Frames that the socket didn't take yet.

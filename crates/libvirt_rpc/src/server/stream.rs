@@ -40,11 +40,17 @@ pub enum StreamInput {
 #[error("the stream was aborted, or its client is gone")]
 pub struct StreamEnd;
 
+/// A stream as its connection has it. With it goes the only way in: the daemon's receiver ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct OpenStream {
+    state: Arc<StreamState>,
+    input: mpsc::Sender<StreamInput>,
+}
+
 /// What a stream's two ends, the connection and the call share.
 #[derive(Debug)]
 pub(super) struct StreamState {
     header: Header,
-    input: mpsc::Sender<StreamInput>,
     /// True once the reply to the call is on its way.
     answered: watch::Sender<bool>,
     /// The daemon's side ended it without a word before the reply was on its way. Changed with the streams locked.
@@ -59,7 +65,7 @@ impl StreamState {
     pub(super) fn open(client: &ClientHandle, header: Header) -> Result<Stream, RpcError> {
         let (input, receiver) = mpsc::channel(WAITING_PACKETS);
         let (answered, ready) = watch::channel(false);
-        let state = Arc::new(Self { header, input, answered, abandoned: false.into(), over: false.into() });
+        let state = Arc::new(Self { header, answered, abandoned: false.into(), over: false.into() });
         {
             let mut streams = lock(&client.shared.streams);
             if streams.len() >= client.shared.limits.streams {
@@ -71,7 +77,7 @@ impl StreamState {
                     header.serial
                 )));
             }
-            streams.insert(header.serial, Arc::clone(&state));
+            streams.insert(header.serial, OpenStream { state: Arc::clone(&state), input });
         }
         let sender = StreamSender { client: client.clone(), state, ready };
         Ok(Stream { receiver: StreamReceiver { input: receiver }, sender })
@@ -80,8 +86,8 @@ impl StreamState {
     /// The reply to the call `serial` is on its way: its stream, if it has one, may send, or ends with a failed call.
     pub(super) fn answered(client: &ClientHandle, serial: u32, good: bool) {
         let mut streams = lock(&client.shared.streams);
-        let Some(state) = streams.get(&serial) else { return };
-        let state = Arc::clone(state);
+        let Some(open) = streams.get(&serial) else { return };
+        let state = Arc::clone(&open.state);
         if !good {
             streams.remove(&serial);
             state.over.store(true, Ordering::Release);
@@ -99,7 +105,10 @@ impl StreamState {
         header: Header,
         body: &[u8],
     ) -> Result<(), mpsc::Sender<StreamInput>> {
-        let Some(state) = lock(&client.shared.streams).get(&header.serial).cloned() else {
+        let found = lock(&client.shared.streams)
+            .get(&header.serial)
+            .map(|open| (Arc::clone(&open.state), open.input.clone()));
+        let Some((state, sender)) = found else {
             // What was under way when the stream ended.
             return Ok(());
         };
@@ -123,9 +132,9 @@ impl StreamState {
                 return Ok(());
             }
         };
-        match state.input.try_send(input) {
+        match sender.try_send(input) {
             // A stream whose daemon side takes nothing more goes on until the client ends it.
-            Err(mpsc::error::TrySendError::Full(_)) => Err(state.input.clone()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(sender),
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
         }
     }
@@ -134,7 +143,7 @@ impl StreamState {
     fn leave(&self, client: &ClientHandle) -> bool {
         let mut streams = lock(&client.shared.streams);
         let ours =
-            streams.get(&self.header.serial).is_some_and(|state| std::ptr::eq(&raw const **state, self));
+            streams.get(&self.header.serial).is_some_and(|open| std::ptr::eq(&raw const *open.state, self));
         if ours {
             streams.remove(&self.header.serial);
         }

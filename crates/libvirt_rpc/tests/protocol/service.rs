@@ -227,6 +227,7 @@ fn table() -> Table<Memory> {
             let message = format!("no storage pool with matching name '{}'", call.name);
             Err(RpcError::no_storage_pool(message).from_part(ErrorDomain::Storage))
         })
+        .on(|_, _, _: StoragePoolIsActive| async { Ok(StoragePoolIsActiveReply { active: 1 }) })
         .on(|_, _, _: StorageVolLookupByName| async { Ok(StorageVolLookupByNameReply { vol: volume() }) })
         .on(|memory: Arc<Memory>, _, _: StorageVolGetInfo| async move {
             let length = memory.volume.lock().unwrap().len() as u64;
