@@ -20,16 +20,16 @@ use tokio::sync::Semaphore;
 
 /// What the daemon side of the tests knows.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     domains: Vec<RemoteDomain>,
-    pub volume: Mutex<Vec<u8>>,
+    pub(crate) volume: Mutex<Vec<u8>>,
     subscribers: Mutex<BTreeMap<u64, ClientHandle>>,
     /// DOMAIN_SUSPEND waits for a permit.
-    pub gate: Semaphore,
-    pub waiting: AtomicUsize,
-    pub closed: AtomicUsize,
+    pub(crate) gate: Semaphore,
+    pub(crate) waiting: AtomicUsize,
+    pub(crate) closed: AtomicUsize,
     /// How streams that were not finished ended.
-    pub broken_streams: AtomicUsize,
+    pub(crate) broken_streams: AtomicUsize,
 }
 
 impl Service for Memory {
@@ -52,14 +52,14 @@ impl Memory {
         found.cloned().ok_or_else(|| RpcError::no_domain(format!("no domain with matching name '{name}'")))
     }
 
-    pub fn lifecycle(&self, name: &str, event: i32, detail: i32) {
+    pub(crate) fn lifecycle(&self, name: &str, event: i32, detail: i32) {
         let dom = self.find(name).unwrap();
         for client in self.subscribers.lock().unwrap().values() {
             client.event(&DomainEventLifecycle { callback_id: 7, dom: dom.clone(), event, detail });
         }
     }
 
-    pub fn subscribed(&self) -> usize {
+    pub(crate) fn subscribed(&self) -> usize {
         self.subscribers.lock().unwrap().len()
     }
 }
@@ -236,19 +236,19 @@ fn table() -> Table<Memory> {
 }
 
 /// A server on a socket of its own, with its runtime.
-pub struct Fixture {
-    pub memory: Arc<Memory>,
-    pub runtime: tokio::runtime::Runtime,
-    pub server: Option<Server<Memory>>,
+pub(crate) struct Fixture {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) server: Option<Server<Memory>>,
     directory: tempfile::TempDir,
 }
 
 impl Fixture {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(Limits::default(), &[("alpha", 1), ("beta", -1)])
     }
 
-    pub fn with(limits: Limits, domains: &[(&str, i32)]) -> Self {
+    pub(crate) fn with(limits: Limits, domains: &[(&str, i32)]) -> Self {
         let domains = domains.iter().enumerate().map(|(index, (name, id))| RemoteDomain {
             name: (*name).into(),
             uuid: Uuid([u8::try_from(index).unwrap() + 1; 16]),
@@ -277,29 +277,29 @@ impl Fixture {
         Self { memory, runtime, server: Some(server), directory }
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("sock")
     }
 
-    pub fn read_only_socket(&self) -> PathBuf {
+    pub(crate) fn read_only_socket(&self) -> PathBuf {
         self.directory.path().join("sock-ro")
     }
 
-    pub fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("qemu:///system?socket={}", self.socket().display())
     }
 
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn connect(&self) -> Connection {
+    pub(crate) fn connect(&self) -> Connection {
         Connection::open(&self.uri(), false).unwrap()
     }
 }
 
 /// Waits for what another thread brings about; a test that waits too long has failed.
-pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     let start = std::time::Instant::now();
     while !happened() {
         assert!(start.elapsed() < Duration::from_secs(30), "never: {what}");
@@ -307,10 +307,10 @@ pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-pub fn domain(name: &str) -> RemoteDomain {
+pub(crate) fn domain(name: &str) -> RemoteDomain {
     RemoteDomain { name: name.into(), uuid: Uuid([1; 16]), id: 1 }
 }
 
-pub fn test_volume() -> RemoteStorageVol {
+pub(crate) fn test_volume() -> RemoteStorageVol {
     volume()
 }
