@@ -102,8 +102,11 @@ fn virsh_keeps_alive_and_sees_an_event() {
     assert_eq!(fixture.memory.subscribed(), 1, "the connection lives");
     fixture.memory.lifecycle("alpha", 2, 0);
     let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // Kept open to its end: virsh has more to say, and fails when nobody listens.
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
     assert_eq!(line.trim(), "event 'lifecycle' for domain 'alpha': Started Booted");
+    std::io::copy(&mut stdout, &mut std::io::sink()).unwrap();
     assert!(child.wait().unwrap().success());
     eventually("the server sees it go", || fixture.memory.subscribed() == 0);
 }
