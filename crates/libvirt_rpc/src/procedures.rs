@@ -354,9 +354,9 @@ procedures! {
         dom: RemoteDomain, codeset: u32, holdtime: u32, keycodes: Vec<u32> [DOMAIN_SEND_KEY_MAX], flags: u32,
     } -> ();
     227 NodeGetCpuStats "virNodeGetCPUStats" [read] { cpu_num: i32, nparams: i32, flags: u32 }
-        -> NodeGetCpuStatsReply { params: Vec<NodeGetCpuStats> [NODE_CPU_STATS_MAX], nparams: i32 };
+        -> NodeGetCpuStatsReply { params: Vec<NodeCpuStatistic> [NODE_CPU_STATS_MAX], nparams: i32 };
     228 NodeGetMemoryStats "virNodeGetMemoryStats" [read] { nparams: i32, cell_num: i32, flags: u32 }
-        -> NodeGetMemoryStatsReply { params: Vec<NodeGetMemoryStats> [NODE_MEMORY_STATS_MAX], nparams: i32 };
+        -> NodeGetMemoryStatsReply { params: Vec<NodeMemoryStatistic> [NODE_MEMORY_STATS_MAX], nparams: i32 };
     229 DomainGetControlInfo "virDomainGetControlInfo" [read] { dom: RemoteDomain, flags: u32 }
         -> DomainGetControlInfoReply { state: u32, details: u32, state_time: u64 };
     230 DomainGetVcpuPinInfo "virDomainGetVcpuPinInfo" [read] {

@@ -14,8 +14,8 @@ structures! {
     pub struct RemoteStorageVol { pool: String, name: String, key: String }
     pub struct DomainMemoryStat { tag: i32, val: u64 }
     pub struct RemoteDomainSnapshot { name: String, dom: RemoteDomain }
-    pub struct NodeGetCpuStats { field: String, value: u64 }
-    pub struct NodeGetMemoryStats { field: String, value: u64 }
+    pub struct NodeCpuStatistic { field: String, value: u64 }
+    pub struct NodeMemoryStatistic { field: String, value: u64 }
     pub struct DomainDiskError { disk: String, error: i32 }
     /// One label of a domain. Texts of this type travel one character a word.
     pub struct DomainSecurityLabel { label: Vec<i8> [SECURITY_LABEL_MAX], enforcing: i32 }
