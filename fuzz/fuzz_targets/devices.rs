@@ -25,6 +25,7 @@ pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<
                 queues: 2,
                 queue_size: 16,
                 serial: "fuzz".to_owned(),
+                discard: true,
                 workers: vec![worker],
             };
             (Box::new(Block::build(config).expect("a disk")), None)

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use bench::tiny_kernel::{Ending, image};
-use block_io::{RawDisk, RawOptions};
+use block_io::qcow2::{BackingName, Qcow2Parameters};
+use block_io::{Qcow2Disk, RawDisk, RawOptions};
 
 fn vireo_vmm(words: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_vireo-vmm"))
@@ -122,6 +123,28 @@ fn disks_that_are_missing_odd_or_in_use() {
     refused(&["--disk", &option, "--disk", &option], &["--disk", &disk]);
     refused(&["--disk", &format!("path={disk},path={disk}")], &["--disk", "path"]);
     refused(&["--disk", &format!("path={disk},colour=red")], &["--disk", "colour", "unknown key"]);
+}
+
+#[test]
+fn images_that_are_not_what_is_said_or_name_what_they_may_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (raw, top) = (path("raw"), path("top"));
+    std::fs::write(&raw, [0; 4096]).unwrap();
+    let backing = BackingName { name: "/etc/hostname".to_owned(), format: "raw".to_owned() };
+    let parameters = Qcow2Parameters { backing: Some(backing), ..Qcow2Parameters::new(1 << 20) };
+    Qcow2Disk::create(Path::new(&top), &parameters).unwrap();
+
+    refused(&["--disk", &format!("path={raw},image_type=qcow2")], &["--disk", &raw, "qcow2"]);
+    let vmdk = format!("path={raw},image_type=vmdk");
+    refused(&["--disk", &vmdk], &["--disk", "readonly=on", "vireo image convert"]);
+    refused(&["--disk", &format!("{vmdk},readonly=on")], &["--disk", &raw, "vmdk"]);
+    refused(&["--disk", &format!("path={top},backing_files=on")], &["--disk", "image_type=qcow2"]);
+    let qcow2 = format!("path={top},image_type=qcow2");
+    refused(&["--disk", &qcow2], &["--disk", &top, "/etc/hostname", "backing_files=on"]);
+    let backed = format!("{qcow2},backing_files=on");
+    refused(&["--disk", &backed], &["--disk", &top, "/etc/hostname", "backing directory"]);
+    refused(&["--disk", &format!("{backed},direct=on,cache=unsafe")], &["--disk", "cache=none"]);
 }
 
 #[test]

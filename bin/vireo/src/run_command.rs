@@ -70,8 +70,9 @@ pub(crate) struct RunArguments {
     /// Guest memory, such as 1G; more with commas: shared=on, hugepages=on, prefault=on ... [default: 512M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
-    /// Disk from a raw image or a block device; more with commas: readonly=on, direct=on, num_queues=N, queue_size=N,
-    /// serial=TEXT, id=ID. May be repeated
+    /// Disk from an image or a block device, raw if nothing else is said; more with commas: image_type=qcow2 (or, with
+    /// readonly=on, vmdk, vhd, vhdx, vdi), backing_files=on, backing_directories=[DIR,...], readonly=on, direct=on,
+    /// cache=MODE, sparse=off, num_queues=N, queue_size=N, serial=TEXT, id=ID. May be repeated
     #[arg(long, value_name = "FILE")]
     disk: Vec<String>,
     /// Network interface on a TAP device: tap=NAME or fd=N; more with commas: mac=MAC, ip=ADDRESS, mask=MASK, mtu=N,

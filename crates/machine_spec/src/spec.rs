@@ -123,18 +123,66 @@ pub enum BootSpec {
 pub struct DiskSpec {
     /// Identifier, unique in the machine.
     pub id: String,
-    /// Raw image file or block device.
+    /// Image file or block device.
     pub path: PathBuf,
-    /// The guest may not write.
+    /// Format of the image.
+    pub format: DiskFormat,
+    /// The guest may not write; always so where the format can only be read.
     pub read_only: bool,
-    /// Bypass the host's page cache (O_DIRECT).
-    pub direct: bool,
+    /// Use of caches; [`DiskCache::Writeback`] where the format can only be read.
+    pub cache: DiskCache,
+    /// What the guest discards is given back to the host.
+    pub discard: bool,
     /// Number of virtqueues, 1 to [`MAX_QUEUES`].
     pub queues: u16,
     /// Entries in each, a power of two from 2 to [`MAX_QUEUE_SIZE`].
     pub queue_size: u16,
     /// Serial number that the guest sees: 1 to [`MAX_DISK_SERIAL_BYTES`] printable ASCII characters.
     pub serial: Option<String>,
+}
+
+/// The format of a disk's image: what the description says, whatever the image holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// A file or block device whose bytes are the disk's.
+    Raw,
+    /// QEMU's, versions 2 and 3.
+    Qcow2(BackingFiles),
+    /// VMware's; only to be read.
+    Vmdk {
+        /// The image may name files in its directory that hold its extents.
+        extents: bool,
+    },
+    /// Virtual PC's; only to be read.
+    Vhd,
+    /// Hyper-V's; only to be read.
+    Vhdx,
+    /// VirtualBox's; only to be read.
+    Vdi,
+}
+
+/// Which files beside its own a qcow2 image may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackingFiles {
+    /// None.
+    Refused,
+    /// Those in the image's directory and in these.
+    Within(Vec<PathBuf>),
+}
+
+/// How the host's page cache and the disk's own write cache are used; QEMU and libvirt have the same names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskCache {
+    /// Through the page cache; durable when flushed.
+    Writeback,
+    /// Past the page cache (O_DIRECT); durable when flushed.
+    None,
+    /// Through the page cache; durable when completed.
+    Writethrough,
+    /// Past the page cache; durable when completed.
+    Directsync,
+    /// Through the page cache; never flushed.
+    Unsafe,
 }
 
 /// A network interface.

@@ -7,8 +7,9 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::wire::{
-    ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig, MacAddress,
-    MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, RngConfig, SerialConfig, VmConfig,
+    CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig,
+    ImageType, MacAddress, MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, RngConfig, SerialConfig,
+    VmConfig,
 };
 
 /// A path with everything in it that a spelling could trip over.
@@ -54,16 +55,52 @@ fn payload() -> impl Strategy<Value = PayloadConfig> {
     })
 }
 
+/// A format with what goes with it: other files, their directories, and whether it can only be read.
+fn format() -> impl Strategy<Value = (Option<ImageType>, bool, Option<Vec<PathBuf>>, bool)> {
+    use ImageType::{FixedVhd, FlatVmdk, Qcow2, Raw, Vdi, Vhdx};
+    let alone = |types| (of(proptest::sample::select(types)), Just(false), Just(None));
+    prop_oneof![
+        alone(vec![Raw]).prop_map(|(image, files, directories)| (image, files, directories, false)),
+        alone(vec![FixedVhd, Vhdx, Vdi]).prop_map(|(image, files, directories)| (
+            image,
+            files,
+            directories,
+            image.is_some()
+        )),
+        (any::<bool>(), of(vec(path(), 0..3)), any::<bool>()).prop_map(|(vmdk, directories, files)| {
+            let image = if vmdk { FlatVmdk } else { Qcow2 };
+            (Some(image), files, directories.filter(|_| files && !vmdk), vmdk)
+        }),
+    ]
+}
+
+fn cache() -> impl Strategy<Value = (bool, Option<CacheMode>)> {
+    use CacheMode::{Directsync, None as Uncached, Unsafe, Writeback, Writethrough};
+    prop_oneof![
+        (any::<bool>(), of(proptest::sample::select(vec![Uncached, Directsync]))),
+        (Just(false), of(proptest::sample::select(vec![Writeback, Writethrough, Unsafe]))),
+    ]
+}
+
 fn disk() -> impl Strategy<Value = DiskConfig> {
-    (path(), any::<[bool; 2]>(), 1u32..=256, 1u32..=15, of("[ -~]{1,20}"), any::<bool>()).prop_map(
-        |(path, [readonly, direct], num_queues, order, serial, named)| DiskConfig {
-            path: Some(path),
-            readonly,
-            direct,
-            num_queues,
-            queue_size: 1 << order,
-            id: named.then(String::new),
-            serial,
+    let image = (path(), format(), any::<[bool; 3]>(), cache());
+    (image, 1u32..=256, 1u32..=15, of("[ -~]{1,20}")).prop_map(
+        |((path, format, [readonly, sparse, named], (direct, cache)), num_queues, order, serial)| {
+            let (image_type, backing_files, backing_directories, only_read) = format;
+            DiskConfig {
+                path: Some(path),
+                image_type,
+                backing_files,
+                backing_directories,
+                readonly: readonly || only_read,
+                direct: direct && !only_read,
+                cache: cache.filter(|_| !only_read),
+                sparse,
+                num_queues,
+                queue_size: 1 << order,
+                id: named.then(String::new),
+                serial,
+            }
         },
     )
 }

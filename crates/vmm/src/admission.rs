@@ -27,6 +27,9 @@ pub(crate) fn admit(state: Option<VmState>, action: &Action) -> Result<(), Contr
         (Action::Reboot, Some(state)) => refuse("reboot", state),
         (Action::Shutdown, Some(Running | Paused)) => Ok(()),
         (Action::Shutdown, Some(state)) => refuse("shut down", state),
+        // The driver of a paused guest could not be told.
+        (Action::ResizeDisk { .. }, Some(Running)) => Ok(()),
+        (Action::ResizeDisk { .. }, Some(state)) => refuse("resize a disk of", state),
         (Action::Counters, Some(Running | Paused)) => Ok(()),
         (Action::Counters, Some(state)) => refuse("read the counters of", state),
     }
@@ -47,6 +50,11 @@ mod tests {
     fn only_a_running_machine_can_be_paused_and_only_a_paused_one_resumed() {
         assert_eq!(admitted(&Action::Pause), [Some(VmState::Running)]);
         assert_eq!(admitted(&Action::Resume), [Some(VmState::Paused)]);
+    }
+
+    #[test]
+    fn only_a_running_machine_has_its_disks_resized() {
+        assert_eq!(admitted(&Action::ResizeDisk { id: String::new(), bytes: 0 }), [Some(VmState::Running)]);
     }
 
     #[test]

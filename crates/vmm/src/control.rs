@@ -30,6 +30,13 @@ pub enum Action {
     Info,
     /// Device counters.
     Counters,
+    /// Make a disk larger.
+    ResizeDisk {
+        /// The disk's identifier.
+        id: String,
+        /// Its new size in bytes.
+        bytes: u64,
+    },
     /// Stop everything and end the process.
     ShutdownVmm,
 }

@@ -197,6 +197,9 @@ impl VmDriver {
             Action::Resume => self.live()?.resume().map_err(ControlError::Failed)?,
             Action::PowerButton => self.live()?.machine.press_power_button(),
             Action::Nmi => self.live()?.machine.inject_nmi().map_err(ControlError::Failed)?,
+            Action::ResizeDisk { id, bytes } => {
+                self.live()?.machine.resize_disk(&id, bytes).map_err(ControlError::Failed)?;
+            }
             Action::Counters => return Ok(Reply::Counters(self.live()?.machine.counters())),
         }
         Ok(Reply::Done)

@@ -24,7 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
 const DISK_BYTES: usize = 8 << 20;
 
 /// Bytes that look like noise and are the same every time.
-fn noise(bytes: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..bytes)
         .map(|_| {

@@ -267,6 +267,13 @@ impl Guest {
         Ok(())
     }
 
+    /// Kills the process as kill -9 does.
+    pub(crate) fn kill(mut self) -> Result<()> {
+        self.child.kill().context("killing vireo-vmm")?;
+        self.child.wait().context("waiting for vireo-vmm")?;
+        Ok(())
+    }
+
     /// Everything that was said so far.
     pub(crate) fn transcript(&self) -> &str {
         &self.transcript

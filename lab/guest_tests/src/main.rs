@@ -7,6 +7,7 @@
 mod boot;
 mod control;
 mod devices;
+mod disks;
 mod faults;
 mod guest;
 mod lifecycle;
@@ -26,8 +27,10 @@ fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let tests = [boot::tests(), devices::tests(), lifecycle::tests(), control::tests(), faults::tests()]
+    let devices = [devices::tests(), disks::tests()];
+    let tests = [boot::tests(), lifecycle::tests(), control::tests(), faults::tests()]
         .into_iter()
+        .chain(devices)
         .flatten()
         .map(|(name, body)| {
             Trial::test(name, move || body().map_err(|error| Failed::from(format!("{error:#}"))))

@@ -140,8 +140,8 @@ fn refuse(path: &Path, format: Format, source: ImageError) -> BlockError {
 }
 
 fn refused_extent() -> io::Error {
-    let advice =
-        "the image consists of several files, and opening others than the one named is not allowed here";
+    let advice = "the image consists of several files, and opening others than the one named is not allowed here: allow those of \
+         its directory with backing_files=on";
     io::Error::new(io::ErrorKind::PermissionDenied, advice)
 }
 

@@ -174,7 +174,11 @@ fn open_allowed(
     read_only: bool,
 ) -> Result<HostFile, BlockError> {
     let BackingAccess::Within(directories) = &options.backing else {
-        return Err(refuse(above, operation, "other files are not allowed here"));
+        return Err(refuse(
+            above,
+            operation,
+            "other files are not allowed here: allow those of its directory with backing_files=on",
+        ));
     };
     let fail = |source| error(above, operation, source);
     let handle =
@@ -186,7 +190,10 @@ fn open_allowed(
     };
     let plain = real.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
     if !plain || !directories.iter().any(is_within) {
-        let advice = format!("it lies at {}, which is in no directory that is allowed", real.display());
+        let advice = format!(
+            "it lies at {}, which is in no directory that is allowed: allow it as a backing directory",
+            real.display()
+        );
         return Err(refuse(above, operation, advice));
     }
     let kind = std::fs::metadata(&by_handle).map_err(fail)?.file_type();

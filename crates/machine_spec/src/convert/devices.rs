@@ -1,14 +1,11 @@
-//! Disks, network interfaces and the entropy device.
+//! Network interfaces, the entropy device, and what they have in common with disks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
 
-use super::checked_path;
+use super::{checked_path, disks};
 use crate::error::SpecError;
-use crate::spec::{
-    DiskSpec, MAX_DISK_SERIAL_BYTES, MAX_QUEUE_SIZE, MAX_QUEUES, MIN_MTU, NetBackendSpec, NetSpec, RngSpec,
-};
+use crate::spec::{DiskSpec, MAX_QUEUE_SIZE, MAX_QUEUES, MIN_MTU, NetBackendSpec, NetSpec, RngSpec};
 use crate::wire::{DiskConfig, MacAddress, NetConfig, RngConfig};
 
 /// Longest identifier: a bound for what logs and answers have to carry.
@@ -19,18 +16,18 @@ const MAX_INTERFACE_NAME_BYTES: usize = 15;
 const DEFAULT_MASK: Ipv4Addr = Ipv4Addr::new(255, 255, 255, 0);
 
 pub(super) fn disks_and_nets(
-    disks: Vec<DiskConfig>,
+    disk_configs: Vec<DiskConfig>,
     nets: Vec<NetConfig>,
     random: &mut dyn FnMut() -> [u8; 6],
 ) -> Result<(Vec<DiskSpec>, Vec<NetSpec>), SpecError> {
-    let given = disks.iter().map(|disk| &disk.id).chain(nets.iter().map(|net| &net.id));
+    let given = disk_configs.iter().map(|disk| &disk.id).chain(nets.iter().map(|net| &net.id));
     let mut ids = Identifiers::reserve(given.flatten())?;
-    let disks = disks
+    let disks = disk_configs
         .into_iter()
         .enumerate()
-        .map(|(index, disk)| disk_spec(index, disk, &mut ids))
+        .map(|(index, disk)| disks::disk_spec(index, disk, &mut ids))
         .collect::<Result<Vec<_>, _>>()?;
-    check_images(&disks)?;
+    disks::check_images(&disks)?;
     let mut macs = Macs::reserve(&nets)?;
     let nets = nets
         .into_iter()
@@ -42,7 +39,7 @@ pub(super) fn disks_and_nets(
 }
 
 /// The identifiers that are taken.
-struct Identifiers(BTreeSet<String>);
+pub(super) struct Identifiers(BTreeSet<String>);
 
 impl Identifiers {
     /// Takes the given ones first, so that a made one can't collide with any of them.
@@ -67,7 +64,7 @@ impl Identifiers {
     }
 
     /// `given`, or the first free one of prefix0, prefix1 and so on, counted from the device's place in its list.
-    fn settle(&mut self, given: Option<String>, prefix: &str, index: usize) -> String {
+    pub(super) fn settle(&mut self, given: Option<String>, prefix: &str, index: usize) -> String {
         given.unwrap_or_else(|| {
             let mut number = index;
             loop {
@@ -81,39 +78,7 @@ impl Identifiers {
     }
 }
 
-fn disk_spec(index: usize, config: DiskConfig, ids: &mut Identifiers) -> Result<DiskSpec, SpecError> {
-    let DiskConfig { path, readonly, direct, num_queues, queue_size, id, serial } = config;
-    let object = format!("disks[{index}]");
-    let path = path.ok_or_else(|| SpecError::Missing {
-        object: object.clone(),
-        option: "path",
-        advice: "give the image file with path=FILE",
-    })?;
-    let path = checked_path(&object, "path", path)?;
-    if let Some(serial) = &serial {
-        let printable = serial.bytes().all(|byte| matches!(byte, b' '..=b'~'));
-        if serial.is_empty() || serial.len() > MAX_DISK_SERIAL_BYTES || !printable {
-            return Err(SpecError::Value {
-                object,
-                option: "serial",
-                value: serial.clone(),
-                reason: "is not a serial number",
-                advice: "use 1 to 20 printable ASCII characters",
-            });
-        }
-    }
-    Ok(DiskSpec {
-        id: ids.settle(id, "disk", index),
-        path,
-        read_only: readonly,
-        direct,
-        queues: queue_count(&object, num_queues)?,
-        queue_size: checked_queue_size(&object, queue_size)?,
-        serial,
-    })
-}
-
-fn queue_count(object: &str, count: u32) -> Result<u16, SpecError> {
+pub(super) fn queue_count(object: &str, count: u32) -> Result<u16, SpecError> {
     u16::try_from(count).ok().filter(|count| (1..=MAX_QUEUES).contains(count)).ok_or_else(|| {
         SpecError::Value {
             object: object.to_owned(),
@@ -126,7 +91,7 @@ fn queue_count(object: &str, count: u32) -> Result<u16, SpecError> {
 }
 
 /// Virtio 1.2, 2.7: the size of a split virtqueue is a power of two, at most 32768.
-fn checked_queue_size(object: &str, size: u32) -> Result<u16, SpecError> {
+pub(super) fn checked_queue_size(object: &str, size: u32) -> Result<u16, SpecError> {
     let possible = |size: &u16| size.is_power_of_two() && (2..=MAX_QUEUE_SIZE).contains(size);
     u16::try_from(size).ok().filter(possible).ok_or_else(|| SpecError::Value {
         object: object.to_owned(),
@@ -135,25 +100,6 @@ fn checked_queue_size(object: &str, size: u32) -> Result<u16, SpecError> {
         reason: "is not a size of a virtqueue",
         advice: "use a power of two from 2 to 32768",
     })
-}
-
-/// An image may be used twice only if nobody writes. Compares the paths as they are written: links are found out by the
-/// lock that the VMM takes on the image.
-fn check_images(disks: &[DiskSpec]) -> Result<(), SpecError> {
-    let mut users: BTreeMap<&PathBuf, (usize, bool)> = BTreeMap::new();
-    for (index, disk) in disks.iter().enumerate() {
-        match users.get(&disk.path) {
-            Some((other, read_only)) if !(disk.read_only && *read_only) => {
-                return Err(SpecError::DuplicateDisk {
-                    object: format!("disks[{index}]"),
-                    other: format!("disks[{other}]"),
-                    path: disk.path.clone(),
-                });
-            }
-            _ => users.insert(&disk.path, (index, disk.read_only)),
-        };
-    }
-    Ok(())
 }
 
 /// The MAC addresses that are taken, and by which interface.
@@ -363,19 +309,6 @@ fn check_taps(nets: &[NetSpec]) -> Result<(), SpecError> {
 pub(super) fn rng(config: RngConfig) -> Result<RngSpec, SpecError> {
     let RngConfig { src } = config;
     Ok(RngSpec { source: checked_path("rng", "src", src)? })
-}
-
-pub(super) fn describe_disk(spec: &DiskSpec) -> DiskConfig {
-    let DiskSpec { id, path, read_only, direct, queues, queue_size, serial } = spec;
-    DiskConfig {
-        path: Some(path.clone()),
-        readonly: *read_only,
-        direct: *direct,
-        num_queues: (*queues).into(),
-        queue_size: (*queue_size).into(),
-        id: Some(id.clone()),
-        serial: serial.clone(),
-    }
 }
 
 pub(super) fn describe_net(spec: &NetSpec) -> NetConfig {

@@ -5,6 +5,7 @@
 
 mod characters;
 mod devices;
+mod disks;
 mod processors_and_memory;
 #[cfg(test)]
 mod tests;
@@ -68,7 +69,7 @@ impl From<&MachineSpec> for VmConfig {
                 cmdline: Some(command_line.clone()),
                 initramfs: initramfs.clone(),
             },
-            disks: Some(disks.iter().map(devices::describe_disk).collect()),
+            disks: Some(disks.iter().map(disks::describe_disk).collect()),
             net: Some(nets.iter().map(devices::describe_net).collect()),
             rng: rng.as_ref().map(devices::describe_rng),
             serial: Some(serial),

@@ -1,11 +1,11 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{CharacterSpec, MemoryBacking, NetBackendSpec};
+use crate::spec::{BackingFiles, CharacterSpec, DiskCache, DiskFormat, MemoryBacking, NetBackendSpec};
 use crate::strategies;
 use crate::wire::{
-    ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, DiskConfig, MacAddress, NetConfig,
-    SerialConfig,
+    CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, DiskConfig, ImageType,
+    MacAddress, NetConfig, SerialConfig,
 };
 
 fn build(config: VmConfig) -> Result<MachineSpec, SpecError> {
@@ -124,6 +124,36 @@ fn devices_out_of_bounds_are_refused() {
         (with_disk(|d| d.serial = Some("x".repeat(21))), "1 to 20 printable"),
         (with_disk(|d| d.serial = Some("é".into())), "1 to 20 printable"),
         (with_disk(|d| d.id = Some("a b".into())), "id \"a b\" is not an identifier"),
+        (with_disk(|d| d.image_type = Some(ImageType::FlatVmdk)), "disks[1]: an image of another hypervisor"),
+        (with_disk(|d| d.image_type = Some(ImageType::Vdi)), "add readonly=on"),
+        (with_disk(|d| d.backing_files = true), "backing_files with a raw image: name the image's format"),
+        (with_disk(|d| d.backing_directories = Some(vec!["/a".into()])), "without backing_files"),
+        (
+            with_disk(|d| {
+                d.backing_files = true;
+                (d.image_type, d.readonly) = (Some(ImageType::Vhdx), true);
+            }),
+            "names no other files",
+        ),
+        (
+            with_disk(|d| {
+                d.backing_files = true;
+                (d.image_type, d.backing_directories) = (Some(ImageType::Qcow2), Some(vec!["".into()]));
+            }),
+            "backing_directories \"\" is empty",
+        ),
+        (
+            with_disk(|d| {
+                (d.image_type, d.readonly) = (Some(ImageType::FlatVmdk), true);
+                (d.backing_files, d.backing_directories) = (true, Some(vec!["/a".into()]));
+            }),
+            "extents must lie beside it",
+        ),
+        (
+            with_disk(|d| (d.image_type, d.readonly, d.direct) = (Some(ImageType::Vdi), true, true)),
+            "a cache mode with an image of another",
+        ),
+        (with_disk(|d| (d.direct, d.cache) = (true, Some(CacheMode::Unsafe))), "direct with a cache mode"),
         (with_net(|n| n.tap = Some("a/b".into())), "net[1]: tap \"a/b\""),
         (with_net(|n| n.tap = Some("sixteen-letters!".into())), "1 to 15"),
         (with_net(|n| n.tap = Some("tap0".into())), "net[1]: tap tap0 is already used by net[0]"),
@@ -178,6 +208,33 @@ fn an_image_may_be_shared_by_readers_only() {
     for disks in [[&reader, &reader, &writer], [&writer, &reader, &reader]] {
         assert!(with(disks).unwrap_err().to_string().contains("make both readonly"));
     }
+}
+
+#[test]
+fn a_disk_is_raw_and_names_no_other_file_unless_its_description_says_so() {
+    let build = |disk| build(VmConfig { disks: Some(vec![disk]), ..least() }).unwrap().disks.remove(0);
+    // Whatever the name suggests.
+    assert_eq!(build(disk("a.qcow2")).format, DiskFormat::Raw);
+    let qcow2 = DiskConfig { image_type: Some(ImageType::Qcow2), ..disk("a") };
+    assert_eq!(build(qcow2.clone()).format, DiskFormat::Qcow2(BackingFiles::Refused));
+    let backed = DiskConfig { backing_files: true, ..qcow2 };
+    assert_eq!(build(backed.clone()).format, DiskFormat::Qcow2(BackingFiles::Within(vec![])));
+    let more = DiskConfig { backing_directories: Some(vec!["/base".into()]), ..backed };
+    let within = BackingFiles::Within(vec!["/base".into()]);
+    assert_eq!(build(more).format, DiskFormat::Qcow2(within));
+}
+
+#[test]
+fn direct_is_the_cache_mode_none() {
+    let cache = |direct, cache| {
+        let disk = DiskConfig { direct, cache, ..disk("a") };
+        build(VmConfig { disks: Some(vec![disk]), ..least() }).unwrap().disks[0].cache
+    };
+    assert_eq!(cache(false, None), DiskCache::Writeback);
+    assert_eq!(cache(true, None), DiskCache::None);
+    assert_eq!(cache(false, Some(CacheMode::None)), DiskCache::None);
+    assert_eq!(cache(true, Some(CacheMode::Directsync)), DiskCache::Directsync);
+    assert_eq!(cache(false, Some(CacheMode::Writethrough)), DiskCache::Writethrough);
 }
 
 #[test]

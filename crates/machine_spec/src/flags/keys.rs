@@ -11,6 +11,8 @@ use super::FlagError;
 pub(super) struct Keys {
     option: &'static str,
     parts: Vec<(&'static str, String)>,
+    /// The items of the values that are lists, by key.
+    lists: Vec<(&'static str, Vec<String>)>,
 }
 
 impl Keys {
@@ -25,6 +27,7 @@ impl Keys {
             return Err(FlagError::NoValue { option });
         }
         let mut parts: Vec<(&'static str, String)> = Vec::new();
+        let mut lists = Vec::new();
         for (index, part) in split(option, text)?.into_iter().enumerate() {
             let key = match (part.key, first) {
                 (Some(key), _) => match known.iter().find(|candidate| **candidate == key) {
@@ -47,13 +50,35 @@ impl Keys {
                 return Err(FlagError::DuplicateKey { option, key });
             }
             parts.push((key, part.value));
+            lists.extend(part.items.map(|items| (key, items)));
         }
-        Ok(Self { option, parts })
+        Ok(Self { option, parts, lists })
     }
 
     pub(super) fn take(&mut self, key: &'static str) -> Option<String> {
         let index = self.parts.iter().position(|(candidate, _)| *candidate == key)?;
         Some(self.parts.swap_remove(index).1)
+    }
+
+    /// One text, or several as `[one,"t,w,o"]`.
+    pub(super) fn texts(&mut self, key: &'static str) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        match self.lists.iter().position(|(candidate, _)| *candidate == key) {
+            Some(index) => Some(self.lists.swap_remove(index).1),
+            None => Some(vec![value]),
+        }
+    }
+
+    /// One of the words, with what it stands for.
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        key: &'static str,
+        words: &[(&str, T)],
+        expected: &'static str,
+    ) -> Result<Option<T>, FlagError> {
+        self.converted(key, expected, |text| {
+            words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning)
+        })
     }
 
     fn converted<T>(
@@ -131,6 +156,17 @@ struct Part {
     value: String,
     /// Quotes were used, so an empty value is meant.
     quoted: bool,
+    /// Of a list, without its brackets; quoted commas do not divide.
+    items: Option<Vec<String>>,
+}
+
+impl Part {
+    fn push(&mut self, character: char, in_brackets: bool) {
+        self.value.push(character);
+        if in_brackets && let Some(item) = self.items.as_mut().and_then(|items| items.last_mut()) {
+            item.push(character);
+        }
+    }
 }
 
 fn split(option: &'static str, text: &str) -> Result<Vec<Part>, FlagError> {
@@ -147,8 +183,10 @@ fn split(option: &'static str, text: &str) -> Result<Vec<Part>, FlagError> {
                     match characters.next() {
                         None => return Err(unbalanced('"')),
                         Some('"') => break,
-                        Some('\\') => part.value.push(characters.next().ok_or_else(|| unbalanced('"'))?),
-                        Some(plain) => part.value.push(plain),
+                        Some('\\') => {
+                            part.push(characters.next().ok_or_else(|| unbalanced('"'))?, in_brackets);
+                        }
+                        Some(plain) => part.push(plain, in_brackets),
                     }
                 }
             }
@@ -157,10 +195,15 @@ fn split(option: &'static str, text: &str) -> Result<Vec<Part>, FlagError> {
             '[' | ']' => {
                 in_brackets = character == '[';
                 part.value.push(character);
+                part.items.get_or_insert_with(|| vec![String::new()]);
             }
             ',' if !in_brackets => parts.push(std::mem::take(&mut part)),
+            ',' => {
+                part.value.push(',');
+                part.items.get_or_insert_default().push(String::new());
+            }
             '=' if part.key.is_none() && !part.quoted => part.key = Some(std::mem::take(&mut part.value)),
-            plain => part.value.push(plain),
+            plain => part.push(plain, in_brackets),
         }
     }
     if in_brackets {

@@ -19,9 +19,30 @@ pub use options::{MachineOption, OPTIONS};
 pub use spell::spell;
 
 use crate::wire::{
-    ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig, MemoryConfig,
-    NetConfig, OnResetConfig, RngConfig, SerialConfig, VmConfig,
+    CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig,
+    ImageType, MemoryConfig, NetConfig, OnResetConfig, RngConfig, SerialConfig, VmConfig,
 };
+
+/// Formats of images; where there are two words for one, the first is written.
+const IMAGE_TYPES: &[(&str, ImageType)] = &[
+    ("raw", ImageType::Raw),
+    ("qcow2", ImageType::Qcow2),
+    ("vmdk", ImageType::FlatVmdk),
+    ("flatvmdk", ImageType::FlatVmdk),
+    ("vhd", ImageType::FixedVhd),
+    ("fixedvhd", ImageType::FixedVhd),
+    ("vhdx", ImageType::Vhdx),
+    ("vdi", ImageType::Vdi),
+];
+
+/// Cache modes, as libvirt spells them.
+const CACHE_MODES: &[(&str, CacheMode)] = &[
+    ("writeback", CacheMode::Writeback),
+    ("none", CacheMode::None),
+    ("writethrough", CacheMode::Writethrough),
+    ("directsync", CacheMode::Directsync),
+    ("unsafe", CacheMode::Unsafe),
+];
 
 /// A machine that is being described, option by option.
 #[derive(Debug, Clone, Default)]
@@ -112,13 +133,33 @@ fn memory(value: &str) -> Result<MemoryConfig, FlagError> {
 }
 
 fn disk(value: &str) -> Result<DiskConfig, FlagError> {
-    let known = ["path", "readonly", "direct", "num_queues", "queue_size", "serial", "id"];
+    let known = [
+        "path",
+        "image_type",
+        "backing_files",
+        "backing_directories",
+        "readonly",
+        "direct",
+        "cache",
+        "sparse",
+        "num_queues",
+        "queue_size",
+        "serial",
+        "id",
+    ];
     let mut keys = Keys::parse("disk", Some("path"), &known, value)?;
     let default = DiskConfig::default();
     Ok(DiskConfig {
         path: keys.take("path").map(PathBuf::from),
+        image_type: keys.word("image_type", IMAGE_TYPES, "raw, qcow2, vmdk, vhd, vhdx or vdi")?,
+        backing_files: keys.switch("backing_files")?.unwrap_or(default.backing_files),
+        backing_directories: keys
+            .texts("backing_directories")
+            .map(|texts| texts.into_iter().map(PathBuf::from).collect()),
         readonly: keys.switch("readonly")?.unwrap_or(default.readonly),
         direct: keys.switch("direct")?.unwrap_or(default.direct),
+        cache: keys.word("cache", CACHE_MODES, "writeback, none, writethrough, directsync or unsafe")?,
+        sparse: keys.switch("sparse")?.unwrap_or(default.sparse),
         num_queues: keys.number("num_queues")?.unwrap_or(default.num_queues),
         queue_size: keys.number("queue_size")?.unwrap_or(default.queue_size),
         id: keys.take("id"),

@@ -44,9 +44,9 @@ pub const OPTIONS: &[MachineOption] = &[
     },
     MachineOption {
         name: "disk",
-        value: "path=FILE[,readonly=on][,direct=on][,num_queues=N][,queue_size=N][,serial=TEXT][,id=ID]",
+        value: "path=FILE[,image_type=TYPE][,backing_files=on[,backing_directories=[DIR,...]]][,readonly=on][,direct=on|cache=MODE][,sparse=off][,num_queues=N][,queue_size=N][,serial=TEXT][,id=ID]",
         repeatable: true,
-        help: "Disk from a raw image or a block device; may be repeated",
+        help: "Disk from an image or a block device; TYPE is raw, qcow2, or with readonly=on vmdk, vhd, vhdx or vdi, and never guessed [default: raw]; MODE is writeback, none, writethrough, directsync or unsafe [default: writeback]; may be repeated",
     },
     MachineOption {
         name: "net",

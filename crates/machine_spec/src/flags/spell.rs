@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
+use super::{CACHE_MODES, IMAGE_TYPES};
 use crate::wire::{ConsoleMode, CpusConfig, DiskConfig, MemoryConfig, NetConfig, OnResetConfig, VmConfig};
 
 /// The options that describe the same machine: name (with dashes) and value by turns, ready for a command line.
@@ -140,11 +141,26 @@ fn spell_memory(memory: &MemoryConfig) -> String {
         .text()
 }
 
+/// The word that stands for `meaning`.
+fn word<T: PartialEq>(words: &[(&'static str, T)], meaning: &T) -> Option<&'static str> {
+    words.iter().find(|(_, candidate)| candidate == meaning).map(|(word, _)| *word)
+}
+
 fn spell_disk(disk: &DiskConfig) -> String {
+    let directories = disk.backing_directories.as_ref().filter(|directories| !directories.is_empty());
+    let directories = directories.map(|directories| {
+        let paths: Vec<_> = directories.iter().map(|path| quoted(&lossy(path))).collect();
+        format!("backing_directories=[{}]", paths.join(","))
+    });
     Pairs::default()
         .with("path", disk.path.as_deref().map(lossy))
+        .with("image_type", disk.image_type.and_then(|image_type| word(IMAGE_TYPES, &image_type)))
+        .switch("backing_files", disk.backing_files)
+        .plain(directories)
         .switch("readonly", disk.readonly)
         .switch("direct", disk.direct)
+        .with("cache", disk.cache.and_then(|cache| word(CACHE_MODES, &cache)))
+        .switch("sparse", disk.sparse)
         .with("num_queues", Some(disk.num_queues))
         .with("queue_size", Some(disk.queue_size))
         .with("id", disk.id.as_ref())

@@ -97,6 +97,20 @@ fn the_first_part_of_a_value_needs_no_key() {
 }
 
 #[test]
+fn a_disk_has_a_format_and_directories_for_the_files_that_it_names() {
+    let value =
+        r#"a.qcow2,image_type=qcow2,backing_files=on,backing_directories=[/b,"/c,[d]\"",/e],cache=none"#;
+    let disk = take_all(&["--disk", value]).unwrap().disks.unwrap().remove(0);
+    assert_eq!((disk.image_type, disk.backing_files), (Some(ImageType::Qcow2), true));
+    assert_eq!(disk.backing_directories, Some(vec!["/b".into(), "/c,[d]\"".into(), "/e".into()]));
+    assert_eq!((disk.cache, disk.sparse), (Some(CacheMode::None), true));
+    let one = take_all(&["--disk", "a,image_type=vmdk,backing_directories=/b,sparse=off"]).unwrap();
+    let one = one.disks.unwrap().remove(0);
+    assert_eq!(one.backing_directories, Some(vec!["/b".into()]));
+    assert_eq!((one.image_type, one.sparse), (Some(ImageType::FlatVmdk), false));
+}
+
+#[test]
 fn sizes_have_binary_suffixes_and_do_not_overflow() {
     let size = |text: &str| take_all(&["--memory", text]).map(|config| config.memory.size);
     for (text, bytes) in [("64", 64), ("2K", 2 << 10), ("3m", 3 << 20), ("1G", 1 << 30), ("2T", 2 << 40)] {
@@ -130,7 +144,7 @@ fn a_single_option_given_twice_is_refused_and_a_repeatable_one_is_not() {
 #[test]
 fn refusals_name_the_option_the_key_and_the_remedy() {
     for (option, value, expected) in [
-        ("disk", "path=a,colour=red", "unknown key \"colour\": the keys are path, readonly"),
+        ("disk", "path=a,colour=red", "unknown key \"colour\": the keys are path, image_type"),
         ("disk", "path=a,path=b", "key path is there twice"),
         ("disk", "path=", "key path has no value"),
         ("disk", "path=a,readonly", "key readonly has no value"),
@@ -139,6 +153,9 @@ fn refusals_name_the_option_the_key_and_the_remedy() {
         ("disk", "path=\"a", "unbalanced \""),
         ("disk", "path=\"a\\", "unbalanced \""),
         ("disk", "", "no value"),
+        ("disk", "a,image_type=qcow", "image_type \"qcow\" is not understood: write raw, qcow2, vmdk"),
+        ("disk", "a,cache=on", "cache \"on\" is not understood: write writeback, none"),
+        ("disk", "a,backing_directories=[b", "unbalanced ["),
         ("disk", "a,,b", "\"\" has no key"),
         ("net", "tap=t,mac=52:54:00", "mac \"52:54:00\" is not understood"),
         ("net", "fd=[3,4", "unbalanced ["),

@@ -5,15 +5,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::MacAddress;
 use super::unsupported::wire_object;
+use super::{DiskConfig, MacAddress};
 
 /// Guest memory of a machine whose description does not say.
 pub(crate) const DEFAULT_MEMORY_BYTES: u64 = 512 << 20;
-/// Virtqueues of a disk whose description does not say.
-pub(crate) const DEFAULT_DISK_QUEUES: u32 = 1;
-/// Entries in a virtqueue of a disk whose description does not say.
-pub(crate) const DEFAULT_DISK_QUEUE_SIZE: u32 = 128;
 /// Entries in a virtqueue of a network interface whose description does not say.
 pub(crate) const DEFAULT_NET_QUEUE_SIZE: u32 = 256;
 
@@ -195,7 +191,8 @@ impl Default for MemoryConfig {
     }
 }
 
-fn yes() -> bool {
+/// Default of a switch that is on.
+pub(super) fn yes() -> bool {
     true
 }
 
@@ -219,72 +216,6 @@ wire_object! {
         host_data,
         fw_cfg_config,
     }
-}
-
-wire_object! {
-    /// A disk.
-    #[derive(Debug, Clone, PartialEq, Eq)]
-    pub struct DiskConfig {
-        /// Raw image file or block device. Must be given.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        pub path: Option<PathBuf>,
-        /// The guest may not write.
-        #[serde(default)]
-        pub readonly: bool,
-        /// Bypass the host's page cache (O_DIRECT).
-        #[serde(default)]
-        pub direct: bool,
-        /// Virtqueues; 1 when absent.
-        #[serde(default = "default_disk_queues")]
-        pub num_queues: u32,
-        /// Entries in each, a power of two; 128 when absent.
-        #[serde(default = "default_disk_queue_size")]
-        pub queue_size: u32,
-        /// Identifier, unique in the machine; `diskN` when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        pub id: Option<String>,
-        /// Serial number that the guest sees, at most 20 bytes.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        pub serial: Option<String>,
-    }
-    unsupported {
-        iommu,
-        vhost_user,
-        vhost_socket,
-        rate_limiter_config,
-        rate_limit_group,
-        pci_segment,
-        pci_device_id,
-        queue_affinity,
-        disable_io_uring,
-        disable_aio,
-        backing_files,
-        sparse = [true],
-        image_type = ["Raw", "Unknown"],
-        lock_granularity = ["ByteRange"],
-    }
-}
-
-impl Default for DiskConfig {
-    fn default() -> Self {
-        Self {
-            path: None,
-            readonly: false,
-            direct: false,
-            num_queues: DEFAULT_DISK_QUEUES,
-            queue_size: DEFAULT_DISK_QUEUE_SIZE,
-            id: None,
-            serial: None,
-        }
-    }
-}
-
-fn default_disk_queues() -> u32 {
-    DEFAULT_DISK_QUEUES
-}
-
-fn default_disk_queue_size() -> u32 {
-    DEFAULT_DISK_QUEUE_SIZE
 }
 
 wire_object! {

@@ -103,13 +103,34 @@ fn fields_that_are_not_honoured_are_taken_empty_and_refused_otherwise() {
 fn a_default_that_would_have_to_be_turned_off_is_refused() {
     for json in [
         r#"{"payload":{},"net":[{"offload_tso":false}]}"#,
-        r#"{"payload":{},"disks":[{"sparse":false}]}"#,
-        r#"{"payload":{},"disks":[{"image_type":"Qcow2"}]}"#,
+        r#"{"payload":{},"disks":[{"lock_granularity":"Full"}]}"#,
         r#"{"payload":{},"disks":[{"rate_limiter_config":{"ops":{"size":1,"refill_time":1}}}]}"#,
         r#"{"payload":{},"debug_console":{"mode":"Tty"}}"#,
     ] {
         assert!(parse(json).unwrap_err().to_string().contains("is not supported"), "{json}");
     }
+}
+
+#[test]
+fn an_image_type_is_one_of_those_that_there_are_and_never_unknown() {
+    let image_type = |name: &str| {
+        let json = format!(r#"{{"payload":{{}},"disks":[{{"path":"/d","image_type":"{name}"}}]}}"#);
+        parse(&json).map(|config| config.disks.unwrap()[0].image_type.unwrap())
+    };
+    for (name, expected) in [
+        ("Raw", ImageType::Raw),
+        ("Qcow2", ImageType::Qcow2),
+        ("FlatVmdk", ImageType::FlatVmdk),
+        ("Vmdk", ImageType::FlatVmdk),
+        ("FixedVhd", ImageType::FixedVhd),
+        ("Vhd", ImageType::FixedVhd),
+        ("Vhdx", ImageType::Vhdx),
+        ("Vdi", ImageType::Vdi),
+    ] {
+        assert_eq!(image_type(name).unwrap(), expected);
+    }
+    let text = image_type("Unknown").unwrap_err().to_string();
+    assert!(text.contains("unknown variant `Unknown`, expected one of `Raw`, `Qcow2`"), "{text}");
 }
 
 #[test]

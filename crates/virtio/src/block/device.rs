@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use block_io::BlockBackend;
+use block_io::{BlockBackend, BlockError};
 use parking_lot::Mutex;
 use platform::worker::WorkerHandle;
 use zerocopy::little_endian::{U16, U32, U64};
@@ -15,8 +15,8 @@ use super::request::Limits;
 use super::task::BlockTask;
 use super::{
     DEVICE_ID, FEATURE_BLK_SIZE, FEATURE_CONFIG_WCE, FEATURE_DISCARD, FEATURE_FLUSH, FEATURE_MQ, FEATURE_RO,
-    FEATURE_SEG_MAX, FEATURE_TOPOLOGY, FEATURE_WRITE_ZEROES, MAX_QUEUES, MAX_RANGE_SECTORS, MAX_RANGES,
-    MAX_SEGMENTS, SECTOR_BYTES, SERIAL_BYTES,
+    FEATURE_SEG_MAX, FEATURE_TOPOLOGY, FEATURE_WRITE_ZEROES, MAX_PHYSICAL_BLOCK_BYTES, MAX_QUEUES,
+    MAX_RANGE_SECTORS, MAX_RANGES, MAX_SEGMENTS, SECTOR_BYTES, SERIAL_BYTES,
 };
 use crate::build::{BuildError, check_count, check_queue_size, check_text};
 use crate::config_space;
@@ -67,6 +67,8 @@ pub struct BlockConfig {
     pub queue_size: u16,
     /// Serial number that the guest sees, at most [`SERIAL_BYTES`] bytes.
     pub serial: String,
+    /// Whether storage may be given back where the backend can: by discards, and by zeroes where the driver allows it.
+    pub discard: bool,
     /// Who works on the queues: queue i on worker i modulo their number. At least one.
     pub workers: Vec<WorkerHandle>,
 }
@@ -103,6 +105,8 @@ pub(super) struct Shared {
     pub(super) backend: Arc<dyn BlockBackend>,
     pub(super) counters: BlockCounters,
     pub(super) serial: [u8; SERIAL_BYTES],
+    /// Storage may be given back.
+    pub(super) discard: bool,
     /// Writes are completed only once they are on stable storage.
     pub(super) durable_writes: AtomicBool,
     /// In bytes, as last told to the driver.
@@ -124,6 +128,21 @@ impl std::fmt::Debug for BlockHandle {
 }
 
 impl BlockHandle {
+    /// Changes the size of the disk, in bytes, and tells the driver. Not to be called with the function's lock held.
+    ///
+    /// # Errors
+    /// Why the backend can't.
+    pub fn resize(&self, bytes: u64) -> Result<(), BlockError> {
+        self.shared.backend.resize(bytes)?;
+        self.resized();
+        Ok(())
+    }
+
+    /// Size of the disk in bytes, as the driver was last told.
+    pub fn capacity(&self) -> u64 {
+        self.shared.capacity.load(Ordering::Acquire)
+    }
+
     /// The backend's capacity has changed: the configuration space shows it from now on and the driver is told. Not to be
     /// called with the function's lock held.
     pub fn resized(&self) {
@@ -161,7 +180,7 @@ impl Block {
     /// # Errors
     /// What is wrong with `config`.
     pub fn build(config: BlockConfig) -> Result<Self, BuildError> {
-        let BlockConfig { backend, queues, queue_size, serial: text, workers } = config;
+        let BlockConfig { backend, queues, queue_size, serial: text, discard, workers } = config;
         check_queue_size(queue_size)?;
         check_count("disk queues", usize::from(queues), 1, usize::from(MAX_QUEUES))?;
         check_count("workers of a disk", workers.len(), 1, usize::MAX)?;
@@ -172,7 +191,7 @@ impl Block {
         }
         let traits = DeviceTraits {
             device_id: DEVICE_ID,
-            features: offered_features(backend.as_ref(), queues),
+            features: offered_features(backend.as_ref(), queues, discard),
             queue_sizes: vec![queue_size; usize::from(queues)],
             config_bytes: CONFIG_BYTES,
         };
@@ -181,6 +200,7 @@ impl Block {
             backend,
             counters: BlockCounters::default(),
             serial,
+            discard,
             durable_writes: AtomicBool::new(false),
             events: Mutex::new(None),
         };
@@ -194,7 +214,9 @@ impl Block {
 
     fn config_space(&self) -> ConfigSpace {
         let geometry = self.shared.backend.geometry();
-        let (logical, physical) = (geometry.logical_block_bytes, geometry.physical_block_bytes);
+        // A cluster of an image is no physical block to a guest: file systems and databases refuse or waste such sizes.
+        let logical = geometry.logical_block_bytes;
+        let physical = geometry.physical_block_bytes.min(MAX_PHYSICAL_BLOCK_BYTES).max(logical);
         let blocks = (physical / logical.max(1)).max(1);
         let queue_size = self.traits.queue_sizes.first().copied().unwrap_or(0);
         let discard_sectors = u64::from(geometry.discard_bytes).div_ceil(SECTOR_BYTES);
@@ -221,7 +243,7 @@ impl Block {
             discard_sector_alignment: U32::new(u32::try_from(discard_sectors).unwrap_or(0)),
             max_write_zeroes_sectors: U32::new(MAX_RANGE_SECTORS),
             max_write_zeroes_seg: U32::new(MAX_RANGES),
-            write_zeroes_may_unmap: u8::from(geometry.discard_bytes != 0),
+            write_zeroes_may_unmap: u8::from(self.shared.discard && geometry.discard_bytes != 0),
             unused1: [0; 3],
         }
     }
@@ -268,7 +290,7 @@ struct Common {
     events: Arc<dyn DeviceEvents>,
 }
 
-fn offered_features(backend: &dyn BlockBackend, queues: u16) -> u64 {
+fn offered_features(backend: &dyn BlockBackend, queues: u16, discard: bool) -> u64 {
     let mut features = FEATURE_SEG_MAX | FEATURE_BLK_SIZE | FEATURE_TOPOLOGY;
     if queues > 1 {
         features |= FEATURE_MQ;
@@ -281,7 +303,7 @@ fn offered_features(backend: &dyn BlockBackend, queues: u16) -> u64 {
         features |= FEATURE_RO;
     } else {
         features |= FEATURE_WRITE_ZEROES;
-        if backend.geometry().discard_bytes != 0 {
+        if discard && backend.geometry().discard_bytes != 0 {
             features |= FEATURE_DISCARD;
         }
     }
@@ -337,7 +359,8 @@ impl VirtioDevice for Block {
     fn reset(&mut self) {
         // Capacity and counters are the host's, not the driver's.
         let Self { traits: _, shared, workers: _, running } = self;
-        let Shared { backend: _, counters: _, serial: _, durable_writes, capacity: _, events } = &**shared;
+        let Shared { backend: _, counters: _, serial: _, discard: _, durable_writes, capacity: _, events } =
+            &**shared;
         durable_writes.store(false, Ordering::Relaxed);
         *events.lock() = None;
         *running = Running::new();

@@ -51,6 +51,9 @@ pub const MAX_QUEUES: u16 = 64;
 /// The most data segments of a request that are announced; preadv and pwritev take 1024 in all.
 const MAX_SEGMENTS: u16 = 1022;
 
+/// The largest physical block that a guest is told, in bytes: what disks have.
+const MAX_PHYSICAL_BLOCK_BYTES: u32 = 4096;
+
 /// The most ranges in one discard or write-zeroes request. Stops a guest from making the device copy and keep megabytes of
 /// ranges with one request.
 const MAX_RANGES: u32 = 32;

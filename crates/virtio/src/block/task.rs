@@ -48,6 +48,8 @@ enum Work {
     },
     WriteZeroes {
         rest: Vec<Range>,
+        /// A flush is still to come: the driver expects what is completed to be stable (5.2.6.2).
+        durable: bool,
     },
 }
 
@@ -185,9 +187,12 @@ impl BlockTask {
                         rest.reverse();
                         let mut work = match request {
                             Request::Discard { .. } => Work::Discard { rest },
-                            _ => Work::WriteZeroes { rest },
+                            _ => {
+                                let durable = self.shared.durable_writes.load(Ordering::Relaxed);
+                                Work::WriteZeroes { rest, durable }
+                            }
                         };
-                        work.next_range().map_or(all_written, |operation| Next::Submit(work, operation))
+                        work.next_operation().map_or(all_written, |operation| Next::Submit(work, operation))
                     }
                     Err(status) => return Ok(Err(status)),
                 }
@@ -209,7 +214,13 @@ impl BlockTask {
         for range in raw.iter_mut() {
             *range = each.read_object(&self.memory)?;
         }
-        Ok(parse_ranges(raw, request, &self.limits))
+        let mut ranges = parse_ranges(raw, request, &self.limits);
+        if !self.shared.discard
+            && let Ok(ranges) = &mut ranges
+        {
+            ranges.iter_mut().for_each(|range| range.may_unmap = false);
+        }
+        Ok(ranges)
     }
 
     fn submit(&mut self, chain: Chain, work: Work, operation: BlockOperation) -> Result<(), QueueFault> {
@@ -257,7 +268,7 @@ impl BlockTask {
             guest_warn!(queue = self.active.index, %error, "disk request failed");
             return self.refuse(chain, Status::IoError);
         }
-        if let Some(operation) = work.next_range() {
+        if let Some(operation) = work.next_operation() {
             return self.submit(chain, work, operation);
         }
         let counters = &self.shared.counters;
@@ -309,16 +320,19 @@ impl BlockTask {
 }
 
 impl Work {
-    /// The operation for the next range of a request that has several.
-    fn next_range(&mut self) -> Option<BlockOperation> {
+    /// The next operation of a request that has several.
+    fn next_operation(&mut self) -> Option<BlockOperation> {
         match self {
             Self::Read { .. } | Self::Write { .. } | Self::Flush => None,
             Self::Discard { rest } => {
                 rest.pop().map(|Range { offset, bytes, .. }| BlockOperation::Discard { offset, bytes })
             }
-            Self::WriteZeroes { rest } => rest.pop().map(|Range { offset, bytes, may_unmap }| {
-                BlockOperation::WriteZeroes { offset, bytes, may_unmap }
-            }),
+            Self::WriteZeroes { rest, durable } => match rest.pop() {
+                Some(Range { offset, bytes, may_unmap }) => {
+                    Some(BlockOperation::WriteZeroes { offset, bytes, may_unmap })
+                }
+                None => std::mem::take(durable).then_some(BlockOperation::Flush),
+            },
         }
     }
 }

@@ -48,6 +48,7 @@ fn every_operation_has_the_response_and_body_that_the_server_has() {
         let (response, body, refusable) = match route.endpoint {
             Endpoint::Ping => (Some("VmmPingResponse"), None, false),
             Endpoint::Create => (None, Some("VmConfig"), true),
+            Endpoint::ResizeDisk => (None, Some("VmResizeDisk"), true),
             Endpoint::Act(action) => match action() {
                 Action::Info => (Some("VmInfo"), None, true),
                 Action::Counters => (Some("VmCounters"), None, true),
@@ -126,6 +127,9 @@ fn full_config() -> VmConfig {
         payload: PayloadConfig { kernel: path(), cmdline: Some(String::new()), initramfs: path() },
         disks: Some(vec![DiskConfig {
             path: path(),
+            image_type: Some(ImageType::Raw),
+            backing_directories: Some(vec!["/p".into()]),
+            cache: Some(CacheMode::Writeback),
             id: Some("d".into()),
             serial: Some("s".into()),
             ..DiskConfig::default()
@@ -174,6 +178,13 @@ fn the_schemas_are_the_wire_types() {
         VmmPingResponse { build_version: String::new(), version: String::new(), pid: 1, features: vec![] };
     check_object(&document, "VmmPingResponse", &ping);
     check_object(&document, "VmInfo", &VmInfo { config, state: VmState::Created, memory_actual_size: 0 });
+    check_object(&document, "VmResizeDisk", &VmResizeDisk { id: "d".into(), desired_size: 1 });
+    {
+        use CacheMode::{Directsync, None, Unsafe, Writeback, Writethrough};
+        use ImageType::{FixedVhd, FlatVmdk, Qcow2, Raw, Vdi, Vhdx};
+        check_enumeration(&document, "ImageType", &[Raw, Qcow2, FlatVmdk, FixedVhd, Vhdx, Vdi]);
+        check_enumeration(&document, "CacheMode", &[Writeback, None, Writethrough, Directsync, Unsafe]);
+    }
     use {ConsoleMode as M, VmState as S};
     check_enumeration(&document, "ConsoleMode", &[M::Off, M::Pty, M::Tty, M::File, M::Socket, M::Null]);
     check_enumeration(&document, "VmState", &[S::Created, S::Running, S::Shutdown, S::Paused]);

@@ -1,7 +1,7 @@
 //! From a request to an action of the driver, and from its answer to a response.
 
 use machine_spec::MachineSpec;
-use machine_spec::wire::{self, VmConfig, VmInfo, VmmPingResponse};
+use machine_spec::wire::{self, VmConfig, VmInfo, VmResizeDisk, VmmPingResponse};
 
 use super::http::{Response, Status};
 use crate::control::{Action, CharacterDevice, ControlError, Controller, Reply, VmState};
@@ -14,6 +14,8 @@ pub(super) enum Endpoint {
     Ping,
     /// Takes a description.
     Create,
+    /// Takes a disk's identifier and size.
+    ResizeDisk,
     /// An action without a body.
     Act(fn() -> Action),
 }
@@ -51,6 +53,7 @@ pub(super) const ROUTES: &[Route] = &[
     put("/vm.resume", Endpoint::Act(|| Action::Resume)),
     put("/vm.reboot", Endpoint::Act(|| Action::Reboot)),
     put("/vm.power-button", Endpoint::Act(|| Action::PowerButton)),
+    put("/vm.resize-disk", Endpoint::ResizeDisk),
     put("/vm.shutdown", Endpoint::Act(|| Action::Shutdown)),
     put("/vm.delete", Endpoint::Act(|| Action::Delete)),
 ];
@@ -77,6 +80,10 @@ pub(super) fn respond(endpoint: Endpoint, body: &[u8], controller: &Controller) 
         Endpoint::Create => match description(body) {
             Ok(spec) => Action::Create(Box::new(spec)),
             Err(response) => return response,
+        },
+        Endpoint::ResizeDisk => match serde_json::from_slice(body) {
+            Ok(VmResizeDisk { id, desired_size: bytes }) => Action::ResizeDisk { id, bytes },
+            Err(error) => return Response::error(Status::BadRequest, &format!("vm.resize-disk: {error}")),
         },
         Endpoint::Ping | Endpoint::Act(_) if !body.is_empty() => {
             return Response::error(Status::BadRequest, "this request takes no body");

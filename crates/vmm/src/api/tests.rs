@@ -233,6 +233,20 @@ fn counters_are_told_by_device() {
 }
 
 #[test]
+fn a_disk_is_resized_by_its_identifier() {
+    let fixture = Fixture::answering(PATIENT, |_| Ok(Reply::Done));
+    let body = r#"{"id":"disk1","desired_size":1073741824}"#;
+    assert_eq!(fixture.ask("PUT", "vm.resize-disk", body).status, 204);
+    let seen = format!("{:?}", fixture.seen.lock().pop());
+    assert!(seen.contains(r#"ResizeDisk { id: "disk1", bytes: 1073741824 }"#), "{seen}");
+    for bad in ["", "{}", r#"{"id":"disk1"}"#, r#"{"id":"disk1","desired_size":-1}"#] {
+        let response = fixture.ask("PUT", "vm.resize-disk", bad);
+        assert_eq!(response.status, 400, "{bad}");
+        assert!(response.body.contains("vm.resize-disk: "), "{}", response.body);
+    }
+}
+
+#[test]
 fn what_the_driver_refuses_has_the_status_of_its_reason() {
     let refuse = |action: &Action| match action {
         Action::Boot => Err(ControlError::NotCreated),

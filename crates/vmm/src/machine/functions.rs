@@ -56,6 +56,8 @@ impl Counters {
                     ("write_bytes", counters.write_bytes.get()),
                     ("write_ops", counters.writes.get()),
                     ("flush_ops", counters.flushes.get()),
+                    ("discard_ops", counters.discards.get()),
+                    ("write_zeroes_ops", counters.write_zeroes.get()),
                     ("errors", counters.errors.get()),
                 ]
             }
@@ -118,6 +120,7 @@ impl Plugger<'_> {
             queues: spec.queues,
             queue_size: spec.queue_size,
             serial: spec.serial.clone().unwrap_or_default(),
+            discard: spec.discard,
             workers: vec![self.host.worker.clone()],
         };
         let block = Block::build(config).map_err(device_error(&spec.id))?;

@@ -8,6 +8,7 @@
 //! goes last.
 
 mod board;
+mod disks;
 mod error;
 mod functions;
 mod resources;
@@ -137,6 +138,23 @@ impl Machine {
 
     pub(crate) fn press_power_button(&self) {
         self.board.press_power_button();
+    }
+
+    /// Makes a disk larger and tells its driver.
+    pub(crate) fn resize_disk(&self, id: &str, bytes: u64) -> Result<(), String> {
+        let disk = self.functions.iter().find_map(|function| match &function.counters {
+            functions::Counters::Block(handle) if function.id == id => Some(handle),
+            _ => None,
+        });
+        let disk =
+            disk.ok_or_else(|| format!("there is no disk {id:?}: vm.info has the identifiers of all"))?;
+        let now = disk.capacity();
+        if bytes < now {
+            return Err(format!(
+                "disk {id} has {now} bytes: a disk of a running machine only grows, not to {bytes} bytes"
+            ));
+        }
+        disk.resize(bytes).map_err(|error| format!("disk {id}: {error}"))
     }
 
     pub(crate) fn counters(&self) -> DeviceCounters {

@@ -6,13 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use block_io::{BlockBackend, CacheMode, RawDisk, RawOptions};
+use block_io::BlockBackend;
 use machine_spec::MachineSpec;
-use machine_spec::spec::{CharacterSpec, DiskSpec, NetBackendSpec, NetSpec};
+use machine_spec::spec::{CharacterSpec, NetBackendSpec, NetSpec};
 use net_io::{NetBackend, Tap, TapOptions};
 use platform::character::{CharacterBackend, Endpoint, Existing};
 use platform::worker::WorkerHandle;
 
+use super::disks;
 use super::error::BuildError;
 use crate::control::CharacterDevice;
 
@@ -37,7 +38,7 @@ impl std::fmt::Debug for HostResources {
 impl HostResources {
     /// Opens everything that `spec` names; on an error nothing stays open. Character devices are pumped on `worker`.
     pub(crate) fn open(spec: &MachineSpec, worker: &WorkerHandle) -> Result<Self, BuildError> {
-        let disks = spec.disks.iter().map(open_disk).collect::<Result<_, _>>()?;
+        let disks = spec.disks.iter().map(disks::open).collect::<Result<_, _>>()?;
         let nets = spec.nets.iter().map(open_net).collect::<Result<_, _>>()?;
         let serial = match &spec.serial {
             CharacterSpec::Off => None,
@@ -69,13 +70,6 @@ impl HostResources {
             .collect::<Result<_, _>>()
             .map_err(BuildError::Net)
     }
-}
-
-fn open_disk(disk: &DiskSpec) -> Result<Arc<dyn BlockBackend>, BuildError> {
-    let cache = if disk.direct { CacheMode::None } else { CacheMode::Writeback };
-    let options = RawOptions { read_only: disk.read_only, cache, ..RawOptions::default() };
-    let disk = RawDisk::open(&disk.path, &options).map_err(BuildError::Disk)?;
-    Ok(Arc::new(disk))
 }
 
 fn open_net(net: &NetSpec) -> Result<Vec<Tap>, BuildError> {

@@ -32,6 +32,10 @@ struct Rig {
 }
 
 fn rig(disk: FakeDisk, features: u64) -> Rig {
+    rig_with(disk, features, true)
+}
+
+fn rig_with(disk: FakeDisk, features: u64, discard: bool) -> Rig {
     let disk = Arc::new(disk);
     let worker = Worker::spawn("disk").unwrap();
     let block = Block::build(BlockConfig {
@@ -39,6 +43,7 @@ fn rig(disk: FakeDisk, features: u64) -> Rig {
         queues: 2,
         queue_size: 128,
         serial: "S3RIAL".to_owned(),
+        discard,
         workers: vec![worker.handle()],
     })
     .unwrap();
@@ -184,6 +189,51 @@ fn several_ranges_are_discarded_one_after_the_other() {
 }
 
 #[test]
+fn zeroes_are_followed_by_a_flush_where_writes_are_durable() {
+    let mut rig = default_rig();
+    rig.driver.write_config(32, &[0]);
+    let data = [range(0, 1, 0), range(2, 1, 1)].concat();
+    assert_eq!(out(&mut rig, WRITE_ZEROES, 0, &data).data, [OK]);
+    assert_eq!(
+        rig.disk.records(),
+        [
+            Record::WriteZeroes { offset: 0, bytes: 512, may_unmap: false },
+            Record::WriteZeroes { offset: 1024, bytes: 512, may_unmap: true },
+            Record::Flush
+        ]
+    );
+    assert_eq!((rig.handle.counters().write_zeroes.get(), rig.handle.counters().flushes.get()), (1, 0));
+}
+
+#[test]
+fn a_disk_that_keeps_its_storage_discards_nothing() {
+    let mut rig = rig_with(FakeDisk::new(DISK_BYTES), ALL, false);
+    assert_eq!(rig.driver.offered() & FEATURE_DISCARD, 0);
+    assert_eq!(out(&mut rig, DISCARD, 0, &range(0, 8, 0)).data, [UNSUPP]);
+    assert_eq!(out(&mut rig, WRITE_ZEROES, 0, &range(0, 8, 1)).data, [OK]);
+    assert_eq!(rig.disk.records(), [Record::WriteZeroes { offset: 0, bytes: 4096, may_unmap: false }]);
+    let mut may_unmap = [7];
+    rig.driver.read_config(56, &mut may_unmap);
+    assert_eq!(may_unmap, [0]);
+}
+
+#[test]
+fn a_cluster_is_told_as_the_unit_of_discards_and_not_as_a_physical_block() {
+    let mut disk = FakeDisk::new(DISK_BYTES);
+    disk.geometry = block_io::BlockGeometry {
+        logical_block_bytes: 512,
+        physical_block_bytes: 65536,
+        discard_bytes: 65536,
+    };
+    let mut rig = rig(disk, ALL);
+    let mut config = [0; 60];
+    rig.driver.read_config(0, &mut config);
+    assert_eq!(config[24], 3, "physical blocks of 4096 bytes");
+    assert_eq!(u16::from_le_bytes([config[26], config[27]]), 8, "min_io_size");
+    assert_eq!(u32::from_le_bytes(config[44..48].try_into().unwrap()), 128, "discard_sector_alignment");
+}
+
+#[test]
 fn a_failing_disk_makes_requests_fail_without_claiming_data() {
     let mut rig = default_rig();
     rig.disk.fail(Errno::IO);
@@ -217,8 +267,8 @@ fn the_configuration_describes_the_disk_and_follows_a_resize() {
     assert_eq!(config[56], 1, "write_zeroes_may_unmap");
     let generation = rig.driver.read(common::CONFIG_GENERATION);
     let changes = rig.driver.msi.sent(0);
-    block_io::BlockBackend::resize(&Shared(Arc::clone(&rig.disk)), 2 * DISK_BYTES as u64).unwrap();
-    rig.handle.resized();
+    rig.handle.resize(2 * DISK_BYTES as u64).unwrap();
+    assert_eq!(rig.handle.capacity(), 2 * DISK_BYTES as u64);
     rig.driver.msi.wait_more(0, changes);
     assert_ne!(rig.driver.read(common::CONFIG_GENERATION), generation);
     let mut capacity = [0; 8];
