@@ -6,7 +6,8 @@
 //!
 //! Crash safety: an allocation changes counts and mapping in memory. A flush writes (1) counts, and new refcount blocks
 //! before the table that names them, (2) after a sync, L2 slices and L1 entries, (3) syncs again. Data of a new cluster was
-//! written before its mapping changed in memory, so the first sync covers it. Clusters that lost their mapping are counted
+//! written before its mapping changed in memory, so the first sync covers it. With lazy refcounts, step (1) is to mark the image
+//! dirty instead, and the counts are written when it is closed. Clusters that lost their mapping are counted
 //! down only after a flush has made that durable and every request that might still use them has ended. So a crash leaks
 //! clusters at worst.
 
@@ -21,8 +22,8 @@ use super::chain::Layer;
 use super::compressed::{Compressors, Decompressed};
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK, State};
 use super::header::{
-    AUTOCLEAR_RAW_DATA_FILE, Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT,
-    INCOMPATIBLE_DIRTY,
+    AUTOCLEAR_RAW_DATA_FILE, COMPATIBLE_LAZY_REFCOUNTS, Compression, FormatError, HEADER_BYTES, Header,
+    INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY,
 };
 use super::metadata_file::MetadataFile;
 use super::range_locks::{Epochs, RangeLocks};
@@ -67,6 +68,8 @@ pub(super) struct Meta {
     pub(super) header: Header,
     /// `None` in an image that is open for reading only.
     refcounts: Option<Refcounts>,
+    /// Whether counts are written only when the image is closed; it is marked dirty meanwhile.
+    pub(super) postponed: bool,
     dirty_l1: BTreeSet<usize>,
     /// Host clusters that lost a mapping: not yet on disk; on disk; on disk for an epoch.
     dropped: Vec<u64>,
@@ -182,6 +185,7 @@ impl Image {
             capacity: AtomicU64::new(header.size),
             tables: RwLock::new(Tables::new(layout, l1, cache_bytes)),
             meta: Mutex::new(Meta {
+                postponed: header.compatible & COMPATIBLE_LAZY_REFCOUNTS != 0,
                 header,
                 refcounts,
                 dirty_l1: BTreeSet::new(),
@@ -529,11 +533,12 @@ impl Image {
         {
             rustix::fs::fdatasync(&*external.access.file)?;
         }
-        let refcounts = meta.refcounts()?;
-        refcounts.write_blocks()?;
-        if refcounts.table_is_dirty() {
-            self.metadata_file.sync()?;
-            refcounts.write_table()?;
+        if meta.postponed {
+            if meta.refcounts()?.is_dirty() {
+                self.mark_dirty(meta, true)?;
+            }
+        } else {
+            self.write_counts(meta)?;
         }
         let dirty = self.tables.read().dirty();
         if !dirty.is_empty() || !meta.dirty_l1.is_empty() {
@@ -550,13 +555,32 @@ impl Image {
             }
         }
         self.metadata_file.sync()?;
-        meta.refcounts()?.all_clean();
+        if !meta.postponed {
+            meta.refcounts()?.all_clean();
+        }
         meta.dirty_l1.clear();
         self.tables.write().all_clean();
         self.unflushed.store(false, Ordering::Release);
         let mut dropped = std::mem::take(&mut meta.dropped);
         meta.settled.append(&mut dropped);
         self.release(meta)
+    }
+
+    fn write_counts(&self, meta: &mut Meta) -> Result<(), Errno> {
+        let refcounts = meta.refcounts()?;
+        refcounts.write_blocks()?;
+        if refcounts.table_is_dirty() {
+            self.metadata_file.sync()?;
+            refcounts.write_table()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the counts that were postponed, and says so.
+    fn catch_up(&self, meta: &mut Meta) -> Result<(), Errno> {
+        meta.postponed = false;
+        self.flush_locked(meta)?;
+        self.mark_dirty(meta, false)
     }
 
     /// Counts down clusters that nobody can use any more, and gives their storage back to the file system.
@@ -608,7 +632,8 @@ impl Drop for Image {
         // Nothing is in flight any more: two turns release what is left, a last flush writes its counts.
         let mut result = Ok(());
         for _ in 0..3 {
-            let dirty = meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty());
+            let postponed = meta.postponed;
+            let dirty = meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty()) && !postponed;
             if dirty
                 || self.unflushed.load(Ordering::Acquire)
                 || !meta.settled.is_empty()
@@ -616,6 +641,9 @@ impl Drop for Image {
             {
                 result = result.and(self.flush_locked(&mut meta));
             }
+        }
+        if meta.postponed && meta.is_dirty() {
+            result = result.and_then(|()| self.catch_up(&mut meta));
         }
         if let Err(error) = result {
             tracing::error!(path = %self.file.path.display(), %error, "cannot flush the image while closing it");

@@ -42,7 +42,8 @@ use rustix::io::Errno;
 
 use self::chain::Extent;
 pub use self::check::{CheckReport, Repair};
-pub use self::create::{BackingName, Qcow2Parameters};
+pub use self::create::{BackingName, DataFileName, Preallocation, Qcow2Parameters};
+pub(crate) use self::create::{avoid_copy_on_write, reserve_storage};
 pub use self::header::{Compression, FormatError};
 use self::image::{Image, Lookup};
 pub use self::info::Qcow2Info;
