@@ -65,7 +65,7 @@ pub(crate) fn run(arguments: &SnapshotArguments) -> anyhow::Result<ExitCode> {
 /// The table as qemu-img prints it.
 fn table(snapshots: &[SnapshotInfo]) -> String {
     let line = |id: &str, tag: &str, size: &str, date: &str, clock: &str, count: &str| {
-        format!("{id:<7} {tag:<16} {size:>8} {date:>20} {clock:>15} {count:>10}\n")
+        format!("{id:<7} {tag:<16} {size:>8} {date:>19} {clock:>15} {count:>10}\n")
     };
     let mut text = "Snapshot list:\n".to_owned();
     text.push_str(&line("ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"));
