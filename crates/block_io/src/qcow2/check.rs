@@ -350,7 +350,19 @@ impl Checker<'_> {
     fn compare(&mut self, refcounts: &mut Refcounts, repair: Repair) -> Result<(), Errno> {
         // Counts can't be trusted to be put right where uses themselves are in doubt.
         let tables_are_sound = self.report.corruptions == 0;
-        for cluster in 0..self.uses.len() {
+        let per_block = usize::try_from(refcounts.block_entries()).unwrap_or(usize::MAX);
+        let mut next = 0;
+        while next < self.uses.len() {
+            let cluster = next;
+            let block_end = next.saturating_add(per_block).min(self.uses.len());
+            // Most of a file of holes is passed over without a look at each cluster.
+            if refcounts.are_uncounted(next as u64)?
+                && self.uses[next..block_end].iter().all(|uses| *uses == 0)
+            {
+                next = block_end;
+                continue;
+            }
+            next += 1;
             let uses = u64::from(self.uses[cluster]);
             let number = cluster as u64;
             let count = refcounts.get(number)?;

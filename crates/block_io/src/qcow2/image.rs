@@ -112,6 +112,8 @@ pub(super) struct Image {
     pub(super) compressors: Compressors,
     /// What is below, nearest first.
     pub(super) backing: Vec<Layer>,
+    /// Where everything ends that the file has or was given, bytes: see [`Image::is_behind_end`].
+    file_end: AtomicU64,
     /// Host clusters with the header and the tables that are in one piece: never guest data.
     reserved: RwLock<Vec<Range<u64>>>,
 }
@@ -200,11 +202,13 @@ impl Image {
             decompressed: Mutex::new(Decompressed::default()),
             compressors: Compressors::default(),
             backing,
+            file_end: AtomicU64::new(0),
             reserved: RwLock::new(Vec::new()),
         };
         if !image.file.options.read_only {
             let mut meta = image.meta.lock();
             image.reserve(&mut meta)?;
+            image.file_end.store(meta.refcounts()?.end_bytes(), Ordering::Release);
             let kept = meta.header.autoclear & AUTOCLEAR_RAW_DATA_FILE;
             if meta.header.autoclear != kept {
                 // What the other bits vouch for (dirty bitmaps, for example) will no longer be true.
@@ -243,6 +247,14 @@ impl Image {
     /// The file that guest data is in.
     pub(super) fn data(&self) -> &HostFile {
         self.external.as_ref().unwrap_or(&self.file)
+    }
+
+    /// Whether a place is behind the end of the file, as it was when the image was opened, and of everything allocated
+    /// since. A table or cluster there reads as zeroes; writing to it, which would make the file as long as whoever
+    /// damaged the image likes, is refused, and the image counts as corrupt. Without meaning in an external file, where each
+    /// cluster has its one place.
+    pub(super) fn is_behind_end(&self, host: u64) -> bool {
+        host >= self.file_end.load(Ordering::Acquire)
     }
 
     /// Whether a cluster that an L2 entry names holds metadata instead of data.
@@ -378,7 +390,9 @@ impl Image {
                 }
                 Found::Data {
                     host: cluster + (guest & (layout.cluster_bytes() - 1)),
-                    writable: entry.is_copied() && !self.is_metadata(cluster),
+                    writable: entry.is_copied()
+                        && !self.is_metadata(cluster)
+                        && (layout.external || !self.is_behind_end(cluster)),
                 }
             }
         })
@@ -409,6 +423,9 @@ impl Image {
         let index = self.layout.l1_index(guest);
         let entry = self.tables.read().l1.get(index).copied().ok_or(Errno::IO)?;
         let changed = match self.table_offset(entry)? {
+            Some(table) if self.is_behind_end(table) => {
+                return Err(self.corrupted("an L1 entry names a place behind the end of the file", entry));
+            }
             Some(_) if entry & COPIED != 0 => None,
             Some(table) if meta.refcounts()?.get(table >> self.layout.cluster_bits)? == 1 => Some(table),
             Some(table) => {
@@ -451,6 +468,7 @@ impl Image {
     ) -> Result<T, Errno> {
         let table_before = meta.refcounts()?.table_clusters();
         let result = allocate(meta.refcounts()?);
+        self.file_end.store(meta.refcounts()?.end_bytes(), Ordering::Release);
         if meta.refcounts()?.table_clusters() != table_before {
             self.reserve(meta)?;
         }

@@ -141,6 +141,10 @@ impl Image {
         if self.is_metadata(host) {
             return Err(self.corrupted("an L2 entry names a cluster with metadata", entry.descriptor));
         }
+        if !self.layout.external && self.is_behind_end(host) {
+            let what = "an L2 entry names a place behind the end of the file";
+            return Err(self.corrupted(what, entry.descriptor));
+        }
         if self.is_misplaced(guest, host) {
             return Err(self.corrupted("an L2 entry names another cluster's place", entry.descriptor));
         }
