@@ -52,7 +52,8 @@ pub use self::snapshots::Snapshot;
 use crate::backend::{BlockBackend, BlockError, BlockGeometry, BlockQueue};
 use crate::file::{HostFile, Locking, RawOptions, error};
 
-/// Default of [`Qcow2Options::metadata_cache_bytes`]: maps 64 GiB with clusters of 64 KiB.
+/// Default of [`Qcow2Options::metadata_cache_bytes`]: 8 MiB, which map 64 GiB with clusters of 64 KiB (and 32 GiB with
+/// extended L2 entries); of smaller disks everything that is used stays in memory.
 const METADATA_CACHE_BYTES: u64 = 8 << 20;
 
 /// Which backing files and external data files may be opened.
@@ -72,7 +73,9 @@ pub struct Qcow2Options {
     pub file: RawOptions,
     /// Which backing files may be opened.
     pub backing: BackingAccess,
-    /// Most memory for L2 tables, bytes, for each image of the chain.
+    /// Most memory for L2 tables, bytes, for each image of the chain. Pieces of 4 KiB are read when they are needed; beyond the
+    /// limit the one that was not used for longest makes room, and changed ones are written all together first, so nothing
+    /// grows with the disk. Refcounts take at most 1 MiB beside it, in the image that is written to.
     pub metadata_cache_bytes: u64,
 }
 
