@@ -108,6 +108,8 @@ pub(super) struct Image {
     /// There are changes of metadata that no flush has made durable.
     pub(super) unflushed: AtomicBool,
     corrupt: AtomicBool,
+    /// A write had smaller blocks than the file has: every write goes through a thread, which holds its range.
+    pub(super) blocks_are_split: AtomicBool,
     pub(super) decompressed: Mutex<Decompressed>,
     pub(super) compressors: Compressors,
     /// What is below, nearest first.
@@ -199,6 +201,7 @@ impl Image {
             epochs: Epochs::default(),
             unflushed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
+            blocks_are_split: AtomicBool::new(false),
             decompressed: Mutex::new(Decompressed::default()),
             compressors: Compressors::default(),
             backing,
@@ -255,6 +258,11 @@ impl Image {
     /// cluster has its one place.
     pub(super) fn is_behind_end(&self, host: u64) -> bool {
         host >= self.file_end.load(Ordering::Acquire)
+    }
+
+    /// Whether a write to a range of the disk splits blocks of the file.
+    pub(super) fn splits_blocks(&self, offset: u64, bytes: u64) -> bool {
+        self.data().access.splits_blocks(offset, bytes)
     }
 
     /// Whether a cluster that an L2 entry names holds metadata instead of data.

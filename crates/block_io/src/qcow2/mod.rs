@@ -56,6 +56,9 @@ use crate::file::{HostFile, Locking, RawOptions, error};
 /// extended L2 entries); of smaller disks everything that is used stays in memory.
 const METADATA_CACHE_BYTES: u64 = 8 << 20;
 
+/// Smallest block that guests know.
+const SECTOR_BYTES: u32 = 512;
+
 /// Which backing files and external data files may be opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum BackingAccess {
@@ -183,13 +186,16 @@ impl Qcow2Disk {
         let blocks =
             image.backing.iter().map(|layer| layer.file().access.layout.geometry.logical_block_bytes);
         let own = [&image.file, image.data()].map(|file| file.access.layout.geometry.logical_block_bytes);
-        let logical = blocks.chain(own).fold(0, u32::max);
+        let file_block = blocks.chain(own).fold(0, u32::max);
+        // A guest that was installed on blocks of 512 bytes needs them wherever its image lies. Only a raw data file must not
+        // become longer than the disk, as it would where its last block is written whole.
+        let logical = if image.external_raw { file_block } else { SECTOR_BYTES };
         // At most 2 MiB.
         let cluster = u32::try_from(image.layout.cluster_bytes()).unwrap_or(u32::MAX);
         let unit = u32::try_from(image.layout.subcluster_bytes()).unwrap_or(u32::MAX);
-        if unit < logical || !image.capacity().is_multiple_of(u64::from(logical)) {
+        if unit < file_block || !image.capacity().is_multiple_of(u64::from(logical)) {
             let advice =
-                format!("another of its files needs blocks of {logical} bytes: use cache mode writeback");
+                format!("another of its files needs blocks of {file_block} bytes: use cache mode writeback");
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, advice);
             return Err(error(&path, "cannot open the qcow2 image", source));
         }

@@ -632,6 +632,7 @@ fn refcount_tables_grow_with_the_file() {
     }
 }
 
+mod blocks;
 mod checking;
 mod compressing;
 mod hostile;
