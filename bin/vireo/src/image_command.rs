@@ -13,6 +13,7 @@ mod info;
 mod output;
 mod progress;
 mod resize;
+mod snapshot;
 
 use std::process::ExitCode;
 
@@ -45,6 +46,7 @@ enum Verb {
     Create(create::CreateArguments),
     Info(info::InfoArguments),
     Resize(resize::ResizeArguments),
+    Snapshot(snapshot::SnapshotArguments),
 }
 
 /// Does what the arguments ask for.
@@ -56,6 +58,7 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
         Verb::Create(arguments) => ("create", create::run(&arguments)),
         Verb::Info(arguments) => ("info", info::run(&arguments)),
         Verb::Resize(arguments) => ("resize", resize::run(&arguments)),
+        Verb::Snapshot(arguments) => ("snapshot", snapshot::run(&arguments)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vireo image {name}: {error:#}");

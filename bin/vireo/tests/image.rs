@@ -186,7 +186,7 @@ fn create_refuses_in_one_line_and_leaves_what_was_there() {
         ("-f qcow2 -b base.raw image", "-F"),
         ("-f raw -b base.raw -F raw image 1M", "-f qcow2"),
         ("-f qcow2 -b base.raw -F raw image", "does not exist"),
-        ("-f qcow2 -o cluster_size=1000 image 1M", "cluster size"),
+        ("-f qcow2 -o cluster_size=1000 image 1M", "cluster_size"),
         ("-f qcow2 -o nonsense=1 image 1M", "no such option"),
         ("-f raw missing/image 1M", "missing/image"),
     ] {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use block_io::operations::{ImageFormat, ImageInfo, NewImage, Replacement};
-use block_io::qcow2::{BackingName, Compression, Qcow2Parameters};
+use block_io::qcow2::{BackingName, Compression, DataFileName, Preallocation, Qcow2Parameters};
 use clap::Args;
 
 use super::arguments::{Format, image_path, size};
@@ -13,10 +13,11 @@ use super::output::print;
 
 const OPTIONS: &str = "\
 Options of a format (-o), with commas between them, or -o repeated:
-  raw    size=SIZE, preallocation=off|falloc
+  raw    size=SIZE, preallocation=off|falloc|full, nocow=on|off
   qcow2  size=SIZE, cluster_size=SIZE (512 to 2M; 64k), refcount_bits=N (1 to 64; 16), extended_l2=on|off,
-         lazy_refcounts=on|off, compression_type=zlib|zstd, compat=1.1, backing_file=FILE, backing_fmt=FORMAT,
-         preallocation=off
+         lazy_refcounts=on|off, compression_type=zlib|zstd, compat=0.10|1.1, backing_file=FILE, backing_fmt=FORMAT,
+         data_file=FILE (made with the image; relative to its directory), data_file_raw=on|off,
+         preallocation=off|metadata|falloc|full, nocow=on|off
 
 An image that is there already is replaced once the new one is whole, unless somebody has it open.";
 
@@ -65,7 +66,11 @@ struct Wishes {
     compression: Option<Compression>,
     backing: Option<String>,
     backing_format: Option<Format>,
-    allocated: bool,
+    version: Option<u32>,
+    data_file: Option<String>,
+    data_file_raw: Option<bool>,
+    preallocation: Preallocation,
+    no_copy_on_write: bool,
 }
 
 /// Splits at commas; two commas are one in a value, as in QEMU.
@@ -97,9 +102,17 @@ impl Wishes {
     fn set(&mut self, format: Format, name: &str, value: &str) -> Result<(), String> {
         match (format, name) {
             (_, "size") => self.bytes = Some(size(value)?),
-            (_, "preallocation") if value == "off" => self.allocated = false,
-            (Format::Raw, "preallocation") if value == "falloc" => self.allocated = true,
-            (_, "preallocation") => return Err(format!("{value:?} is not supported for this format")),
+            (_, "preallocation") => {
+                self.preallocation = match (format, value) {
+                    (_, "off") => Preallocation::Off,
+                    (Format::Qcow2, "metadata") => Preallocation::Metadata,
+                    (_, "falloc") => Preallocation::Falloc,
+                    (_, "full") => Preallocation::Full,
+                    (Format::Raw, _) => return Err(format!("{value:?} is not off, falloc or full")),
+                    _ => return Err(format!("{value:?} is not off, metadata, falloc or full")),
+                }
+            }
+            (_, "nocow") => self.no_copy_on_write = on_or_off(value)?,
             (Format::Qcow2, "cluster_size") => self.cluster_bytes = Some(size(value)?),
             (Format::Qcow2, "refcount_bits") => {
                 self.refcount_bits = Some(value.parse().map_err(|_| format!("{value:?} is not a number"))?);
@@ -113,8 +126,15 @@ impl Wishes {
                     _ => return Err(format!("{value:?} is neither zlib nor zstd")),
                 });
             }
-            (Format::Qcow2, "compat") if ["1.1", "v3"].contains(&value) => {}
-            (Format::Qcow2, "compat") => return Err(format!("{value:?} is not supported: 1.1 is")),
+            (Format::Qcow2, "compat") => {
+                self.version = Some(match value {
+                    "0.10" | "v2" => 2,
+                    "1.1" | "v3" => 3,
+                    _ => return Err(format!("{value:?} is neither 0.10 nor 1.1")),
+                });
+            }
+            (Format::Qcow2, "data_file") => self.data_file = Some(parse_backing(value)?),
+            (Format::Qcow2, "data_file_raw") => self.data_file_raw = Some(on_or_off(value)?),
             (Format::Qcow2, "backing_file") => self.backing = Some(parse_backing(value)?),
             (Format::Qcow2, "backing_fmt") => self.backing_format = Some(format_of(value)?),
             _ => return Err("there is no such option of this format (--help lists them)".to_owned()),
@@ -131,6 +151,9 @@ fn wishes(format: Format, options: &[String]) -> anyhow::Result<Wishes> {
             option.split_once('=').with_context(|| format!("-o {option}: give NAME=VALUE"))?;
         wishes.set(format, name, value).map_err(|reason| anyhow::anyhow!("-o {name}: {reason}"))?;
     }
+    if wishes.data_file_raw == Some(true) && wishes.data_file.is_none() {
+        bail!("-o data_file_raw: there is no external data file: give it with data_file");
+    }
     Ok(wishes)
 }
 
@@ -145,7 +168,8 @@ pub(crate) fn describe(format: Format, options: &[String], bytes: u64) -> anyhow
 
 fn new_image(format: Format, wishes: &Wishes, bytes: u64, backing: Option<BackingName>) -> NewImage {
     if format == Format::Raw {
-        return NewImage::Raw { bytes, allocated: wishes.allocated };
+        let (preallocation, no_copy_on_write) = (wishes.preallocation, wishes.no_copy_on_write);
+        return NewImage::Raw { bytes, preallocation, no_copy_on_write };
     }
     let defaults = Qcow2Parameters::new(bytes);
     NewImage::Qcow2(Qcow2Parameters {
@@ -155,7 +179,14 @@ fn new_image(format: Format, wishes: &Wishes, bytes: u64, backing: Option<Backin
         lazy_refcounts: wishes.lazy_refcounts.unwrap_or(defaults.lazy_refcounts),
         compression: wishes.compression.unwrap_or(defaults.compression),
         backing,
-        ..defaults
+        version: wishes.version.unwrap_or(defaults.version),
+        data_file: wishes
+            .data_file
+            .clone()
+            .map(|name| DataFileName { name, raw: wishes.data_file_raw.unwrap_or(false) }),
+        preallocation: wishes.preallocation,
+        no_copy_on_write: wishes.no_copy_on_write,
+        bytes: defaults.bytes,
     })
 }
 
@@ -210,9 +241,12 @@ mod tests {
     fn options_of_the_other_format_and_senseless_values_are_refused() {
         for (format, option) in [
             (Format::Raw, "cluster_size=4k"),
-            (Format::Qcow2, "preallocation=full"),
+            (Format::Raw, "preallocation=metadata"),
+            (Format::Qcow2, "preallocation=some"),
+            (Format::Qcow2, "data_file_raw=on"),
+            (Format::Qcow2, "data_file=nbd:host:1"),
             (Format::Qcow2, "extended_l2=maybe"),
-            (Format::Qcow2, "compat=0.10"),
+            (Format::Qcow2, "compat=0.9"),
             (Format::Qcow2, "backing_file=nbd:host:1"),
             (Format::Qcow2, "cluster_size"),
         ] {

@@ -46,6 +46,19 @@ impl AlignedBuffer {
     }
 }
 
+/// A part of a request, and the whole blocks around it.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    /// Where the first block begins.
+    start: u64,
+    /// Bytes of the blocks.
+    whole: usize,
+    /// Where the part begins in them.
+    within: usize,
+    /// Bytes of the part.
+    bytes: usize,
+}
+
 /// An open disk file: everything that a thread needs to work on it.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
@@ -69,6 +82,17 @@ impl Access {
             })
     }
 
+    /// Whether a range does not consist of whole blocks of the file, so that only a read-modify-write can change it.
+    pub(crate) fn splits_blocks(&self, offset: u64, bytes: u64) -> bool {
+        let block = u64::from(self.layout.geometry.logical_block_bytes);
+        self.cache.direct() && !(offset.is_multiple_of(block) && bytes.is_multiple_of(block))
+    }
+
+    fn must_bounce(&self, offset: u64, segments: &[Segment]) -> bool {
+        let bytes = segments.iter().map(|segment| segment.bytes() as u64).sum();
+        self.needs_bounce(segments) || self.splits_blocks(offset, bytes)
+    }
+
     /// Whether a write must reach stable storage before it completes.
     pub(crate) fn durable(&self, asked: bool) -> bool {
         self.cache != CacheMode::Unsafe && (asked || self.cache.write_through())
@@ -76,34 +100,52 @@ impl Access {
 
     /// Fills the segments from `offset`, whatever their alignment. Waits.
     pub(crate) fn read(&self, offset: u64, segments: &[Segment]) -> Result<(), Errno> {
-        if self.needs_bounce(segments) {
+        if self.must_bounce(offset, segments) {
             return self.read_bounced(offset, segments);
         }
         Transfer::new(Direction::Read, offset, segments).run(&self.target())
     }
 
-    /// Stores the segments at `offset`, whatever their alignment. Waits.
+    /// Stores the segments at `offset`, whatever their alignment. Waits. Of a block of the file that is not written whole, the
+    /// rest is read and written back: nobody else may write to it meanwhile.
     pub(crate) fn write(&self, offset: u64, segments: &[Segment]) -> Result<(), Errno> {
-        if self.needs_bounce(segments) {
+        if self.must_bounce(offset, segments) {
             return self.write_bounced(offset, segments, false);
         }
         Transfer::new(Direction::Write { durable: false }, offset, segments).run(&self.target())
     }
 
     pub(crate) fn read_bounced(&self, mut offset: u64, segments: &[Segment]) -> Result<(), Errno> {
-        let total: usize = segments.iter().map(Segment::bytes).sum();
-        let mut buffer = AlignedBuffer::new(total.min(BOUNCE_BYTES), BOUNCE_ALIGNMENT);
+        let mut left: usize = segments.iter().map(Segment::bytes).sum();
+        let mut buffer = self.bounce_buffer(left);
         let mut cursor = Cursor::new(segments);
-        let mut left = total;
         while left > 0 {
-            let chunk = left.min(BOUNCE_BYTES);
-            let bytes = &mut buffer.bytes()[..chunk];
-            self.transfer(Direction::Read, offset, bytes)?;
-            cursor.scatter(bytes);
-            left -= chunk;
-            offset += chunk as u64;
+            let piece = self.piece(offset, left);
+            let bytes = &mut buffer.bytes()[..piece.whole];
+            self.transfer(Direction::Read, piece.start, bytes)?;
+            cursor.scatter(&bytes[piece.within..piece.within + piece.bytes]);
+            left -= piece.bytes;
+            offset += piece.bytes as u64;
         }
         Ok(())
+    }
+
+    /// A buffer for the pieces of a request of `bytes` bytes, with the rest of its first and last blocks.
+    fn bounce_buffer(&self, bytes: usize) -> AlignedBuffer {
+        let blocks = 2 * self.layout.geometry.logical_block_bytes as usize;
+        AlignedBuffer::new(bytes.min(BOUNCE_BYTES) + blocks, BOUNCE_ALIGNMENT)
+    }
+
+    /// The first bytes of a range, with the whole blocks that they lie in.
+    fn piece(&self, offset: u64, left: usize) -> Piece {
+        let block = u64::from(self.layout.geometry.logical_block_bytes);
+        // Less than a block.
+        let within = usize::try_from(offset % block).unwrap_or(0);
+        let bytes = left.min(BOUNCE_BYTES - within);
+        let block = self.layout.geometry.logical_block_bytes as usize;
+        let whole =
+            if self.cache.direct() { (within + bytes).next_multiple_of(block) } else { within + bytes };
+        Piece { start: offset - within as u64, whole, within, bytes }
     }
 
     pub(crate) fn write_bounced(
@@ -112,17 +154,25 @@ impl Access {
         segments: &[Segment],
         durable: bool,
     ) -> Result<(), Errno> {
-        let total: usize = segments.iter().map(Segment::bytes).sum();
-        let mut buffer = AlignedBuffer::new(total.min(BOUNCE_BYTES), BOUNCE_ALIGNMENT);
+        let mut left: usize = segments.iter().map(Segment::bytes).sum();
+        let mut buffer = self.bounce_buffer(left);
         let mut cursor = Cursor::new(segments);
-        let mut left = total;
+        let block = self.layout.geometry.logical_block_bytes as usize;
         while left > 0 {
-            let chunk = left.min(BOUNCE_BYTES);
-            let bytes = &mut buffer.bytes()[..chunk];
-            cursor.gather(bytes);
-            self.transfer(Direction::Write { durable }, offset, bytes)?;
-            left -= chunk;
-            offset += chunk as u64;
+            let piece = self.piece(offset, left);
+            let bytes = &mut buffer.bytes()[..piece.whole];
+            let end = piece.within + piece.bytes;
+            if piece.within > 0 {
+                self.transfer(Direction::Read, piece.start, &mut bytes[..block])?;
+            }
+            if end < piece.whole && (piece.within == 0 || piece.whole > block) {
+                let last = piece.whole - block;
+                self.transfer(Direction::Read, piece.start + last as u64, &mut bytes[last..])?;
+            }
+            cursor.gather(&mut bytes[piece.within..end]);
+            self.transfer(Direction::Write { durable }, piece.start, bytes)?;
+            left -= piece.bytes;
+            offset += piece.bytes as u64;
         }
         Ok(())
     }

@@ -4,12 +4,10 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::FallocateFlags;
-
 use super::refuse;
 use crate::backend::BlockError;
 use crate::file::{HostFile, RawOptions, error};
-use crate::qcow2::{Qcow2Disk, Qcow2Parameters};
+use crate::qcow2::{Preallocation, Qcow2Disk, Qcow2Parameters, avoid_copy_on_write, reserve_storage};
 
 /// What a new image is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,35 +16,57 @@ pub enum NewImage {
     Raw {
         /// Size of the disk, bytes: a positive multiple of 512.
         bytes: u64,
-        /// Whether its storage is reserved now.
-        allocated: bool,
+        /// Whether it has its storage from the start. There is no metadata to preallocate.
+        preallocation: Preallocation,
+        /// Whether a file system that copies on write is asked not to do so for this file (where it can).
+        no_copy_on_write: bool,
     },
     /// A qcow2 image.
     Qcow2(Qcow2Parameters),
 }
 
 impl NewImage {
+    /// A raw file of `bytes` bytes without storage.
+    pub fn sparse_raw(bytes: u64) -> Self {
+        Self::Raw { bytes, preallocation: Preallocation::Off, no_copy_on_write: false }
+    }
+
     /// Makes the image at `path`, where no file may be yet. Nothing is left behind on failure.
     pub fn create(&self, path: &Path) -> Result<(), BlockError> {
         match self {
-            Self::Raw { bytes, allocated } => create_raw(path, *bytes, *allocated),
+            Self::Raw { bytes, preallocation, no_copy_on_write } => {
+                create_raw(path, *bytes, *preallocation, *no_copy_on_write)
+            }
             Self::Qcow2(parameters) => Qcow2Disk::create(path, parameters),
         }
     }
 }
 
-fn create_raw(path: &Path, bytes: u64, allocated: bool) -> Result<(), BlockError> {
+fn create_raw(
+    path: &Path,
+    bytes: u64,
+    preallocation: Preallocation,
+    no_copy_on_write: bool,
+) -> Result<(), BlockError> {
     const OPERATION: &str = "cannot create the raw image";
     if bytes == 0 || !bytes.is_multiple_of(512) {
         return Err(refuse(path, OPERATION, format!("size is {bytes}: a positive multiple of 512")));
     }
+    if preallocation == Preallocation::Metadata {
+        return Err(refuse(
+            path,
+            OPERATION,
+            "preallocation: a raw image has no metadata: use falloc or full",
+        ));
+    }
     let fail = |source| error(path, OPERATION, source);
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(fail)?;
     let fill = || {
-        if allocated {
-            rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+        if no_copy_on_write {
+            avoid_copy_on_write(&file);
         }
         file.set_len(bytes)?;
+        reserve_storage(&file, 0, bytes, preallocation)?;
         file.sync_all()
     };
     fill().map_err(|source| {

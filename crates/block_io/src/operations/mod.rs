@@ -12,6 +12,7 @@ mod copy;
 mod create;
 mod info;
 mod open;
+mod snapshot;
 mod transfer;
 
 use std::ops::ControlFlow;
@@ -22,6 +23,7 @@ pub use self::copy::copy_to_new;
 pub use self::create::{NewImage, Replacement};
 pub use self::info::{ImageInfo, SnapshotInfo};
 pub use self::open::{ImageAccess, OpenImage};
+pub use self::snapshot::{apply_snapshot, create_snapshot, delete_snapshot, list_snapshots};
 use crate::backend::BlockError;
 use crate::file::error;
 

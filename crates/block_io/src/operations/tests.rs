@@ -22,7 +22,7 @@ fn a_replacement_that_is_not_committed_leaves_what_was_there() {
     let path = directory.path().join("disk.raw");
     std::fs::write(&path, [7; 512]).unwrap();
     let replacement = Replacement::prepare(&path).unwrap();
-    NewImage::Raw { bytes: MIB, allocated: false }.create(replacement.temporary_path()).unwrap();
+    NewImage::sparse_raw(MIB).create(replacement.temporary_path()).unwrap();
     assert_eq!(names(&directory).len(), 2);
     drop(replacement);
     assert_eq!(names(&directory), [PathBuf::from("disk.raw")]);
@@ -35,7 +35,9 @@ fn a_committed_replacement_is_the_only_file_left() {
     let path = directory.path().join("disk.raw");
     std::fs::write(&path, [7; 512]).unwrap();
     let replacement = Replacement::prepare(&path).unwrap();
-    NewImage::Raw { bytes: MIB, allocated: true }.create(replacement.temporary_path()).unwrap();
+    let preallocation = crate::qcow2::Preallocation::Falloc;
+    let image = NewImage::Raw { bytes: MIB, preallocation, no_copy_on_write: false };
+    image.create(replacement.temporary_path()).unwrap();
     replacement.commit().unwrap();
     assert_eq!(names(&directory), [PathBuf::from("disk.raw")]);
     assert!(std::fs::read(&path).unwrap() == vec![0; 1 << 20]);

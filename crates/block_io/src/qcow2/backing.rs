@@ -149,7 +149,7 @@ fn identity(file: &HostFile) -> Result<(u64, u64), BlockError> {
 }
 
 /// The path that a name in an image means: relative to the image's directory. Refuses names that are not paths.
-fn resolve(image: &Path, name: &str) -> Result<PathBuf, String> {
+pub(super) fn resolve(image: &Path, name: &str) -> Result<PathBuf, String> {
     let name = name.strip_prefix("file:").unwrap_or(name);
     // As QEMU has it: a protocol is what stands before a colon that comes before any slash.
     if let Some((protocol, _)) = name.split_once(':')

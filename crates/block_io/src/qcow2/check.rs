@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK};
-use super::header::{Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY};
+use super::header::{AUTOCLEAR_BITMAPS, Header, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY};
 use super::image::{INCOMPATIBLE_AT, read_header};
 use super::metadata_file::MetadataFile;
 use super::refcount::Refcounts;
@@ -24,6 +24,9 @@ use crate::file::{HostFile, Kind, RawOptions, error};
 const MOST_CLUSTERS: u64 = 1 << 29;
 /// Problems that are described; all of them are counted.
 const MOST_DESCRIBED: usize = 20;
+/// Most dirty bitmaps, and longest directory of them, bytes, as in QEMU.
+const MOST_BITMAPS: u32 = 65535;
+const MOST_BITMAP_DIRECTORY_BYTES: u64 = 64 << 20;
 /// What a check may change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Repair {
@@ -181,7 +184,58 @@ impl Checker<'_> {
         for (table, times) in l2_tables {
             self.count_table(table, times)?;
         }
+        self.count_bitmaps()?;
         self.count_allocation()
+    }
+
+    /// Counts dirty bitmaps, if they agree with the disk; else they are a waste of space (section "Bitmaps extension").
+    fn count_bitmaps(&mut self) -> Result<(), Errno> {
+        let Some(directory) = self.header.bitmaps else { return Ok(()) };
+        if self.header.autoclear & AUTOCLEAR_BITMAPS == 0 {
+            return Ok(());
+        }
+        let bits = self.layout.cluster_bits;
+        // Tables of a sound image share nothing, so the file has room for all of them.
+        let mut left = (self.uses.len() as u64) << bits;
+        let fits = directory.bytes <= MOST_BITMAP_DIRECTORY_BYTES.min(left);
+        if !fits
+            || directory.bitmaps > MOST_BITMAPS
+            || self.layout.cluster_start(directory.offset) != directory.offset
+        {
+            self.report.corrupt(format!("the directory of bitmaps is impossible: {directory:?}"));
+            return Ok(());
+        }
+        self.used("the directory of bitmaps", directory.offset, directory.bytes, 1);
+        let bytes = usize::try_from(directory.bytes).map_err(|_| Errno::FBIG)?;
+        let raw = self.file.read(directory.offset, bytes)?;
+        let mut at = 0;
+        for number in 0..directory.bitmaps {
+            let field = |from: usize, bytes: usize| {
+                let field = raw.get(at + from..at + from + bytes)?;
+                Some(field.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte)))
+            };
+            let fields = (field(0, 8), field(8, 4), field(18, 2), field(20, 4));
+            let (Some(offset), Some(entries), Some(name), Some(extra)) = fields else {
+                self.report.corrupt(format!("bitmap {number} lies beyond the directory of bitmaps"));
+                return Ok(());
+            };
+            let Some(rest) = left.checked_sub(entries * 8) else {
+                self.report.corrupt(format!("the table of bitmap {number} overlaps with others"));
+                return Ok(());
+            };
+            left = rest;
+            self.used("a bitmap's table", offset, entries * 8, 1);
+            let table = self.file.read(offset, usize::try_from(entries * 8).map_err(|_| Errno::FBIG)?)?;
+            for word in table.as_chunks::<8>().0 {
+                let cluster = u64::from_be_bytes(*word) & OFFSET_MASK;
+                if cluster != 0 {
+                    self.used("a bitmap", cluster, 1 << bits, 1);
+                }
+            }
+            let bytes = 24u64.saturating_add(extra).saturating_add(name).next_multiple_of(8);
+            at = at.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX)).min(raw.len());
+        }
+        Ok(())
     }
 
     /// Counts an L2 table and what it maps.
@@ -296,7 +350,19 @@ impl Checker<'_> {
     fn compare(&mut self, refcounts: &mut Refcounts, repair: Repair) -> Result<(), Errno> {
         // Counts can't be trusted to be put right where uses themselves are in doubt.
         let tables_are_sound = self.report.corruptions == 0;
-        for cluster in 0..self.uses.len() {
+        let per_block = usize::try_from(refcounts.block_entries()).unwrap_or(usize::MAX);
+        let mut next = 0;
+        while next < self.uses.len() {
+            let cluster = next;
+            let block_end = next.saturating_add(per_block).min(self.uses.len());
+            // Most of a file of holes is passed over without a look at each cluster.
+            if refcounts.are_uncounted(next as u64)?
+                && self.uses[next..block_end].iter().all(|uses| *uses == 0)
+            {
+                next = block_end;
+                continue;
+            }
+            next += 1;
             let uses = u64::from(self.uses[cluster]);
             let number = cluster as u64;
             let count = refcounts.get(number)?;

@@ -220,6 +220,15 @@ impl Entry {
         Self { descriptor: kept | ZERO, bitmap: 0 }
     }
 
+    /// The entry of an uncompressed cluster of an extended table once the subclusters in `mask` read as zeroes; `keep` the
+    /// cluster's place even if nothing else is in it.
+    pub(super) fn with_zeroes(self, mask: u32, keep: bool) -> Self {
+        let mask = u64::from(mask);
+        let bitmap = self.bitmap & !mask | mask << 32;
+        let empty = bitmap & 0xffff_ffff == 0;
+        Self { descriptor: if empty && !keep { 0 } else { self.descriptor }, bitmap }
+    }
+
     /// The same with the knowledge that nobody else uses the cluster.
     pub(super) fn with_copied(self) -> Self {
         Self { descriptor: self.descriptor | COPIED, ..self }
@@ -286,6 +295,15 @@ mod tests {
         assert_eq!(Entry { descriptor: 0, bitmap: 1 }.state(EXTENDED, 0), Err(Errno::IO));
         let written = entry.with_data(EXTENDED, 0x50000, 0b110);
         assert_eq!(written, Entry { descriptor: 0x50000 | COPIED, bitmap: 0b111 });
+    }
+
+    #[test]
+    fn zeroed_subclusters_leave_the_others_alone() {
+        let entry = Entry { descriptor: 0x50000 | COPIED, bitmap: 0b0110 | 0b1000 << 32 };
+        let zeroed = entry.with_zeroes(0b0011, false);
+        assert_eq!(zeroed, Entry { bitmap: 0b0100 | 0b1011 << 32, ..entry });
+        assert_eq!(zeroed.with_zeroes(0b0100, true), Entry { bitmap: 0b1111 << 32, ..entry });
+        assert_eq!(zeroed.with_zeroes(0b0100, false), Entry { descriptor: 0, bitmap: 0b1111 << 32 });
     }
 
     #[test]

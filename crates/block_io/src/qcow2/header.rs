@@ -30,11 +30,14 @@ pub(crate) const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 const INCOMPATIBLE_KNOWN: u64 = 0x1f;
 /// Counts may be written late; the image is marked dirty meanwhile.
 pub(crate) const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
+/// The bitmaps extension agrees with the disk.
+pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
 pub(crate) const AUTOCLEAR_RAW_DATA_FILE: u64 = 1 << 1;
 
 const EXTENSION_END: u32 = 0;
 const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_f857;
+const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 
 /// Why an image is refused.
@@ -55,6 +58,14 @@ pub enum FormatError {
         value: u64,
         /// What is allowed.
         rule: String,
+    },
+    /// An option for a new image contradicts another, or is not known.
+    #[error("{option}: {reason}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// Why not.
+        reason: String,
     },
     /// A string is not one.
     #[error("{field} is not text")]
@@ -109,6 +120,15 @@ pub(crate) struct Header {
     pub(crate) backing: Option<String>,
     pub(crate) backing_format: Option<String>,
     pub(crate) data_file: Option<String>,
+    pub(crate) bitmaps: Option<BitmapDirectory>,
+}
+
+/// Where the directory of dirty bitmaps is (section "Bitmaps extension"). Not checked against anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BitmapDirectory {
+    pub(crate) bitmaps: u32,
+    pub(crate) bytes: u64,
+    pub(crate) offset: u64,
 }
 
 /// Reads big-endian numbers out of a header; what is beyond its end is an error.
@@ -180,6 +200,7 @@ impl Header {
             backing: None,
             backing_format: None,
             data_file: None,
+            bitmaps: None,
         };
         let mut header_bytes = V2_BYTES;
         if version == 3 {
@@ -317,6 +338,13 @@ impl Header {
                 EXTENSION_BACKING_FORMAT => {
                     self.backing_format = Some(fields.text("backing format", start, length)?);
                 }
+                EXTENSION_BITMAPS => {
+                    self.bitmaps = Some(BitmapDirectory {
+                        bitmaps: fields.u32(start)?,
+                        bytes: fields.u64(start + 8)?,
+                        offset: fields.u64(start + 16)?,
+                    });
+                }
                 EXTENSION_DATA_FILE => self.data_file = Some(fields.text("data file name", start, length)?),
                 EXTENSION_FEATURE_NAMES => {
                     for row in data.chunks_exact(48) {
@@ -439,6 +467,7 @@ mod tests {
             backing: Some("base.qcow2".to_owned()),
             backing_format: Some("qcow2".to_owned()),
             data_file: None,
+            bitmaps: None,
         }
     }
 

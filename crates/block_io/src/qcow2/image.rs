@@ -6,7 +6,8 @@
 //!
 //! Crash safety: an allocation changes counts and mapping in memory. A flush writes (1) counts, and new refcount blocks
 //! before the table that names them, (2) after a sync, L2 slices and L1 entries, (3) syncs again. Data of a new cluster was
-//! written before its mapping changed in memory, so the first sync covers it. Clusters that lost their mapping are counted
+//! written before its mapping changed in memory, so the first sync covers it. With lazy refcounts, step (1) is to mark the image
+//! dirty instead, and the counts are written when it is closed. Clusters that lost their mapping are counted
 //! down only after a flush has made that durable and every request that might still use them has ended. So a crash leaks
 //! clusters at worst.
 
@@ -21,8 +22,8 @@ use super::chain::Layer;
 use super::compressed::{Compressors, Decompressed};
 use super::entry::{COPIED, Entry, Layout, OFFSET_MASK, State};
 use super::header::{
-    AUTOCLEAR_RAW_DATA_FILE, Compression, FormatError, HEADER_BYTES, Header, INCOMPATIBLE_CORRUPT,
-    INCOMPATIBLE_DIRTY,
+    AUTOCLEAR_RAW_DATA_FILE, COMPATIBLE_LAZY_REFCOUNTS, Compression, FormatError, HEADER_BYTES, Header,
+    INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DIRTY,
 };
 use super::metadata_file::MetadataFile;
 use super::range_locks::{Epochs, RangeLocks};
@@ -67,6 +68,8 @@ pub(super) struct Meta {
     pub(super) header: Header,
     /// `None` in an image that is open for reading only.
     refcounts: Option<Refcounts>,
+    /// Whether counts are written only when the image is closed; it is marked dirty meanwhile.
+    pub(super) postponed: bool,
     dirty_l1: BTreeSet<usize>,
     /// Host clusters that lost a mapping: not yet on disk; on disk; on disk for an epoch.
     dropped: Vec<u64>,
@@ -105,10 +108,14 @@ pub(super) struct Image {
     /// There are changes of metadata that no flush has made durable.
     pub(super) unflushed: AtomicBool,
     corrupt: AtomicBool,
+    /// A write had smaller blocks than the file has: every write goes through a thread, which holds its range.
+    pub(super) blocks_are_split: AtomicBool,
     pub(super) decompressed: Mutex<Decompressed>,
     pub(super) compressors: Compressors,
     /// What is below, nearest first.
     pub(super) backing: Vec<Layer>,
+    /// Where everything ends that the file has or was given, bytes: see [`Image::is_behind_end`].
+    file_end: AtomicU64,
     /// Host clusters with the header and the tables that are in one piece: never guest data.
     reserved: RwLock<Vec<Range<u64>>>,
 }
@@ -182,6 +189,7 @@ impl Image {
             capacity: AtomicU64::new(header.size),
             tables: RwLock::new(Tables::new(layout, l1, cache_bytes)),
             meta: Mutex::new(Meta {
+                postponed: header.compatible & COMPATIBLE_LAZY_REFCOUNTS != 0,
                 header,
                 refcounts,
                 dirty_l1: BTreeSet::new(),
@@ -193,14 +201,17 @@ impl Image {
             epochs: Epochs::default(),
             unflushed: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
+            blocks_are_split: AtomicBool::new(false),
             decompressed: Mutex::new(Decompressed::default()),
             compressors: Compressors::default(),
             backing,
+            file_end: AtomicU64::new(0),
             reserved: RwLock::new(Vec::new()),
         };
         if !image.file.options.read_only {
             let mut meta = image.meta.lock();
             image.reserve(&mut meta)?;
+            image.file_end.store(meta.refcounts()?.end_bytes(), Ordering::Release);
             let kept = meta.header.autoclear & AUTOCLEAR_RAW_DATA_FILE;
             if meta.header.autoclear != kept {
                 // What the other bits vouch for (dirty bitmaps, for example) will no longer be true.
@@ -239,6 +250,19 @@ impl Image {
     /// The file that guest data is in.
     pub(super) fn data(&self) -> &HostFile {
         self.external.as_ref().unwrap_or(&self.file)
+    }
+
+    /// Whether a place is behind the end of the file, as it was when the image was opened, and of everything allocated
+    /// since. A table or cluster there reads as zeroes; writing to it, which would make the file as long as whoever
+    /// damaged the image likes, is refused, and the image counts as corrupt. Without meaning in an external file, where each
+    /// cluster has its one place.
+    pub(super) fn is_behind_end(&self, host: u64) -> bool {
+        host >= self.file_end.load(Ordering::Acquire)
+    }
+
+    /// Whether a write to a range of the disk splits blocks of the file.
+    pub(super) fn splits_blocks(&self, offset: u64, bytes: u64) -> bool {
+        self.data().access.splits_blocks(offset, bytes)
     }
 
     /// Whether a cluster that an L2 entry names holds metadata instead of data.
@@ -374,7 +398,9 @@ impl Image {
                 }
                 Found::Data {
                     host: cluster + (guest & (layout.cluster_bytes() - 1)),
-                    writable: entry.is_copied() && !self.is_metadata(cluster),
+                    writable: entry.is_copied()
+                        && !self.is_metadata(cluster)
+                        && (layout.external || !self.is_behind_end(cluster)),
                 }
             }
         })
@@ -405,6 +431,9 @@ impl Image {
         let index = self.layout.l1_index(guest);
         let entry = self.tables.read().l1.get(index).copied().ok_or(Errno::IO)?;
         let changed = match self.table_offset(entry)? {
+            Some(table) if self.is_behind_end(table) => {
+                return Err(self.corrupted("an L1 entry names a place behind the end of the file", entry));
+            }
             Some(_) if entry & COPIED != 0 => None,
             Some(table) if meta.refcounts()?.get(table >> self.layout.cluster_bits)? == 1 => Some(table),
             Some(table) => {
@@ -447,6 +476,7 @@ impl Image {
     ) -> Result<T, Errno> {
         let table_before = meta.refcounts()?.table_clusters();
         let result = allocate(meta.refcounts()?);
+        self.file_end.store(meta.refcounts()?.end_bytes(), Ordering::Release);
         if meta.refcounts()?.table_clusters() != table_before {
             self.reserve(meta)?;
         }
@@ -529,11 +559,12 @@ impl Image {
         {
             rustix::fs::fdatasync(&*external.access.file)?;
         }
-        let refcounts = meta.refcounts()?;
-        refcounts.write_blocks()?;
-        if refcounts.table_is_dirty() {
-            self.metadata_file.sync()?;
-            refcounts.write_table()?;
+        if meta.postponed {
+            if meta.refcounts()?.is_dirty() {
+                self.mark_dirty(meta, true)?;
+            }
+        } else {
+            self.write_counts(meta)?;
         }
         let dirty = self.tables.read().dirty();
         if !dirty.is_empty() || !meta.dirty_l1.is_empty() {
@@ -550,13 +581,32 @@ impl Image {
             }
         }
         self.metadata_file.sync()?;
-        meta.refcounts()?.all_clean();
+        if !meta.postponed {
+            meta.refcounts()?.all_clean();
+        }
         meta.dirty_l1.clear();
         self.tables.write().all_clean();
         self.unflushed.store(false, Ordering::Release);
         let mut dropped = std::mem::take(&mut meta.dropped);
         meta.settled.append(&mut dropped);
         self.release(meta)
+    }
+
+    fn write_counts(&self, meta: &mut Meta) -> Result<(), Errno> {
+        let refcounts = meta.refcounts()?;
+        refcounts.write_blocks()?;
+        if refcounts.table_is_dirty() {
+            self.metadata_file.sync()?;
+            refcounts.write_table()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the counts that were postponed, and says so.
+    fn catch_up(&self, meta: &mut Meta) -> Result<(), Errno> {
+        meta.postponed = false;
+        self.flush_locked(meta)?;
+        self.mark_dirty(meta, false)
     }
 
     /// Counts down clusters that nobody can use any more, and gives their storage back to the file system.
@@ -608,7 +658,8 @@ impl Drop for Image {
         // Nothing is in flight any more: two turns release what is left, a last flush writes its counts.
         let mut result = Ok(());
         for _ in 0..3 {
-            let dirty = meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty());
+            let postponed = meta.postponed;
+            let dirty = meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty()) && !postponed;
             if dirty
                 || self.unflushed.load(Ordering::Acquire)
                 || !meta.settled.is_empty()
@@ -616,6 +667,9 @@ impl Drop for Image {
             {
                 result = result.and(self.flush_locked(&mut meta));
             }
+        }
+        if meta.postponed && meta.is_dirty() {
+            result = result.and_then(|()| self.catch_up(&mut meta));
         }
         if let Err(error) = result {
             tracing::error!(path = %self.file.path.display(), %error, "cannot flush the image while closing it");

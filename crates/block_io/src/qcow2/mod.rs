@@ -42,7 +42,8 @@ use rustix::io::Errno;
 
 use self::chain::Extent;
 pub use self::check::{CheckReport, Repair};
-pub use self::create::{BackingName, Qcow2Parameters};
+pub use self::create::{BackingName, DataFileName, Preallocation, Qcow2Parameters};
+pub(crate) use self::create::{avoid_copy_on_write, reserve_storage};
 pub use self::header::{Compression, FormatError};
 use self::image::{Image, Lookup};
 pub use self::info::Qcow2Info;
@@ -51,8 +52,12 @@ pub use self::snapshots::Snapshot;
 use crate::backend::{BlockBackend, BlockError, BlockGeometry, BlockQueue};
 use crate::file::{HostFile, Locking, RawOptions, error};
 
-/// Default of [`Qcow2Options::metadata_cache_bytes`]: maps 64 GiB with clusters of 64 KiB.
+/// Default of [`Qcow2Options::metadata_cache_bytes`]: 8 MiB, which map 64 GiB with clusters of 64 KiB (and 32 GiB with
+/// extended L2 entries); of smaller disks everything that is used stays in memory.
 const METADATA_CACHE_BYTES: u64 = 8 << 20;
+
+/// Smallest block that guests know.
+const SECTOR_BYTES: u32 = 512;
 
 /// Which backing files and external data files may be opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +76,9 @@ pub struct Qcow2Options {
     pub file: RawOptions,
     /// Which backing files may be opened.
     pub backing: BackingAccess,
-    /// Most memory for L2 tables, bytes, for each image of the chain.
+    /// Most memory for L2 tables, bytes, for each image of the chain. Pieces of 4 KiB are read when they are needed; beyond the
+    /// limit the one that was not used for longest makes room, and changed ones are written all together first, so nothing
+    /// grows with the disk. Refcounts take at most 1 MiB beside it, in the image that is written to.
     pub metadata_cache_bytes: u64,
 }
 
@@ -179,13 +186,16 @@ impl Qcow2Disk {
         let blocks =
             image.backing.iter().map(|layer| layer.file().access.layout.geometry.logical_block_bytes);
         let own = [&image.file, image.data()].map(|file| file.access.layout.geometry.logical_block_bytes);
-        let logical = blocks.chain(own).fold(0, u32::max);
+        let file_block = blocks.chain(own).fold(0, u32::max);
+        // A guest that was installed on blocks of 512 bytes needs them wherever its image lies. Only a raw data file must not
+        // become longer than the disk, as it would where its last block is written whole.
+        let logical = if image.external_raw { file_block } else { SECTOR_BYTES };
         // At most 2 MiB.
         let cluster = u32::try_from(image.layout.cluster_bytes()).unwrap_or(u32::MAX);
         let unit = u32::try_from(image.layout.subcluster_bytes()).unwrap_or(u32::MAX);
-        if unit < logical || !image.capacity().is_multiple_of(u64::from(logical)) {
+        if unit < file_block || !image.capacity().is_multiple_of(u64::from(logical)) {
             let advice =
-                format!("another of its files needs blocks of {logical} bytes: use cache mode writeback");
+                format!("another of its files needs blocks of {file_block} bytes: use cache mode writeback");
             let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, advice);
             return Err(error(&path, "cannot open the qcow2 image", source));
         }

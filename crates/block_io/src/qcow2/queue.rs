@@ -96,10 +96,13 @@ impl Qcow2Queue {
         Ok(Some(extents))
     }
 
-    /// Whether memory has to be bounced, which only threads do.
-    fn is_misaligned(&self, segments: &[Segment]) -> bool {
-        self.image.data().access.needs_bounce(segments)
-            || self.image.backing.iter().any(|layer| layer.file().access.needs_bounce(segments))
+    /// Whether memory has to be bounced, or blocks of a file would be split, which only threads do. Places on the disk and in
+    /// the files are multiples of the same blocks: clusters consist of whole ones.
+    fn is_misaligned(&self, offset: u64, bytes: u64, segments: &[Segment]) -> bool {
+        let below = self.image.backing.iter().map(|layer| &layer.file().access);
+        std::iter::once(&self.image.data().access)
+            .chain(below)
+            .any(|access| access.needs_bounce(segments) || access.splits_blocks(offset, bytes))
     }
 
     fn start_read(
@@ -109,7 +112,8 @@ impl Qcow2Queue {
         segments: Vec<Segment>,
         bytes: u64,
     ) -> Result<(), Errno> {
-        let extents = if self.is_misaligned(&segments) { None } else { self.extents(offset, bytes)? };
+        let extents =
+            if self.is_misaligned(offset, bytes, &segments) { None } else { self.extents(offset, bytes)? };
         let Some(extents) = extents else {
             self.start_waiting(slot, false, move |image| image.read_now(offset, &segments));
             return Ok(());
@@ -147,7 +151,15 @@ impl Qcow2Queue {
         let durable = self.image.file.access.durable(durable);
         // A mapping that a crash would lose makes durable data worthless.
         let mapping_may_be_lost = durable && self.image.unflushed.load(Ordering::Acquire);
-        let needs_thread = mapping_may_be_lost || self.image.is_corrupt() || self.is_misaligned(&segments);
+        let misaligned = self.is_misaligned(offset, bytes, &segments);
+        if misaligned && self.image.splits_blocks(offset, bytes) {
+            // From now on writes wait for each other, cluster by cluster: a block is read, changed and written back.
+            self.image.blocks_are_split.store(true, Ordering::Release);
+        }
+        let needs_thread = mapping_may_be_lost
+            || misaligned
+            || self.image.is_corrupt()
+            || self.image.blocks_are_split.load(Ordering::Acquire);
         let extents = if needs_thread { None } else { self.extents(offset, bytes)? };
         let writable = |(extent, _): &(Extent, u64)| matches!(extent, Extent::Data { writable: true, .. });
         let Some(extents) = extents.filter(|extents| extents.iter().all(writable)) else {

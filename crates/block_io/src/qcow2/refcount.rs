@@ -105,6 +105,16 @@ impl Refcounts {
             || self.reserved.iter().any(|range| range.contains(&cluster))
     }
 
+    /// Where everything ends that was ever used, bytes.
+    pub(super) fn end_bytes(&self) -> u64 {
+        self.end.checked_shl(self.layout.cluster_bits).unwrap_or(u64::MAX)
+    }
+
+    /// Whether some clusters from `first` on, as many as one refcount block counts, have no block: their counts are 0.
+    pub(super) fn are_uncounted(&self, first: u64) -> Result<bool, Errno> {
+        Ok(first.is_multiple_of(self.block_entries()) && self.block_of(first)?.is_none())
+    }
+
     /// The refcount table's clusters.
     pub(super) fn table_clusters(&self) -> Range<u64> {
         let first = self.table_offset >> self.layout.cluster_bits;
@@ -115,7 +125,8 @@ impl Refcounts {
         (self.layout.slice_bytes() * 8) >> self.order
     }
 
-    fn block_entries(&self) -> u64 {
+    /// Clusters that one refcount block counts.
+    pub(super) fn block_entries(&self) -> u64 {
         (self.layout.cluster_bytes() * 8) >> self.order
     }
 

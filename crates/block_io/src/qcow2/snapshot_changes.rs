@@ -91,6 +91,7 @@ pub(super) fn change(
     let image = Image::open(file, header, metadata_file, None, Vec::new(), CACHE_BYTES)
         .map_err(|source| open_error(path, source))?;
     let mut meta = image.meta.lock();
+    meta.postponed = false;
     let result = change(&image, &mut meta).and_then(|()| {
         image.flush_locked(&mut meta)?;
         Ok(image.mark_dirty(&mut meta, false)?)

@@ -163,6 +163,10 @@ crate::block_conformance!(
 );
 crate::block_conformance!(direct, subject(|_, o| o.file.cache = CacheMode::None));
 crate::block_conformance!(threads, subject(|_, o| o.file.engine = EngineChoice::Threads));
+crate::block_conformance!(
+    postponed_counts,
+    subject(|p, _| (p.lazy_refcounts, p.cluster_bytes) = (true, 4096))
+);
 crate::block_conformance!(writethrough, subject(|_, o| o.file.cache = CacheMode::Writethrough));
 
 /// Random writes, zeroes and discards in units of 512 bytes, on a disk and on its model.
@@ -628,8 +632,10 @@ fn refcount_tables_grow_with_the_file() {
     }
 }
 
+mod blocks;
 mod checking;
 mod compressing;
 mod hostile;
+mod postponing;
 mod power_loss;
 mod snapshotting;

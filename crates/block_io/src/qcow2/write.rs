@@ -141,6 +141,10 @@ impl Image {
         if self.is_metadata(host) {
             return Err(self.corrupted("an L2 entry names a cluster with metadata", entry.descriptor));
         }
+        if !self.layout.external && self.is_behind_end(host) {
+            let what = "an L2 entry names a place behind the end of the file";
+            return Err(self.corrupted(what, entry.descriptor));
+        }
         if self.is_misplaced(guest, host) {
             return Err(self.corrupted("an L2 entry names another cluster's place", entry.descriptor));
         }
@@ -267,7 +271,7 @@ impl Image {
         let first = guest.next_multiple_of(cluster_bytes).min(end);
         // The last cluster of the disk may be cut by its end.
         let last = if end == self.capacity() { end } else { self.layout.cluster_start(end).max(first) };
-        self.write_zero_bytes(guest, first)?;
+        self.zero_part(guest, first, may_unmap)?;
         if self.layout.has_zero_clusters || self.backing.is_empty() {
             self.change_whole_clusters(first, last, |image, entry| {
                 if image.layout.has_zero_clusters {
@@ -279,10 +283,50 @@ impl Image {
         } else {
             self.write_zero_bytes(first, last)?;
         }
+        self.zero_part(last, end, may_unmap)
+    }
+
+    /// Makes a part of one cluster read as zeroes: whole subclusters by their bits, the rest as data.
+    fn zero_part(&self, start: u64, end: u64, may_unmap: bool) -> Result<(), Errno> {
+        if !self.layout.extended {
+            return self.write_zero_bytes(start, end);
+        }
+        let unit = self.layout.subcluster_bytes();
+        let first = start.next_multiple_of(unit).min(end);
+        let last = (end - end % unit).max(first);
+        self.write_zero_bytes(start, first)?;
+        self.zero_subclusters(first, last, may_unmap)?;
         self.write_zero_bytes(last, end)
     }
 
-    /// Gives whole clusters of a range back. Waits.
+    /// Makes whole subclusters of one cluster read as zeroes.
+    fn zero_subclusters(&self, start: u64, end: u64, may_unmap: bool) -> Result<(), Errno> {
+        let cluster = self.layout.cluster_start(start);
+        if start == end || (!self.has_table(start) && self.backing.is_empty()) {
+            return Ok(());
+        }
+        {
+            let _range = self.ranges.lock(cluster, cluster + self.layout.cluster_bytes());
+            self.check_end(end)?;
+            let mut meta = self.meta.lock();
+            self.prepare_table(&mut meta, cluster)?;
+            let entry = self.entry(cluster)?;
+            if entry.host(self.layout).is_ok_and(|host| host.is_some_and(|host| self.is_metadata(host))) {
+                return Err(self.corrupted("an L2 entry names a cluster with metadata", entry.descriptor));
+            }
+            if !entry.is_compressed() {
+                let mask = self.layout.subcluster_mask(start, end - start);
+                // In an external file every cluster has its place.
+                let keep = !may_unmap || self.layout.external;
+                self.set_entry(&mut meta, cluster, entry.with_zeroes(mask, keep))?;
+                return self.bound_dropped(&mut meta);
+            }
+        }
+        // All of it has to be expanded first.
+        self.write_zero_bytes(start, end)
+    }
+
+    /// Gives whole clusters of a range back, and with extended L2 entries whole subclusters. Waits.
     pub(super) fn discard_now(&self, guest: u64, bytes: u64) -> Result<(), Errno> {
         if self.external_raw {
             // The raw view must agree with ours, so this has to read as zeroes afterwards.
@@ -291,6 +335,12 @@ impl Image {
         let end = guest + bytes;
         let first = guest.next_multiple_of(self.layout.cluster_bytes()).min(end);
         let last = if end == self.capacity() { end } else { self.layout.cluster_start(end).max(first) };
+        if self.layout.extended {
+            let unit = self.layout.subcluster_bytes();
+            let head_end = (first - first % unit).max(guest);
+            self.zero_subclusters(guest.next_multiple_of(unit).min(head_end), head_end, true)?;
+            self.zero_subclusters(last, (end - end % unit).max(last), true)?;
+        }
         if self.backing.is_empty() {
             self.change_whole_clusters(first, last, |_, _| Entry::default())
         } else if self.layout.has_zero_clusters {

@@ -132,10 +132,65 @@ fn entries_that_name_impossible_places_are_errors() {
     // Data: not on a cluster; on the refcount table, which may be read but not written.
     assert_eq!(after(|file, _, l2| put(l2, 0x50200 | 1 << 63)(file)), (failed, failed));
     assert_eq!(after(|file, _, l2| put(l2, 0x10000 | 1 << 63)(file)), (Ok(()), failed));
-    // Far beyond the end of the file: zeroes, as in any sparse file.
-    assert_eq!(after(|file, _, l2| put(l2, 0x00f0_0000_0000_0000 | 1 << 63)(file)).0, Ok(()));
+    // Behind the end of the file, just so or far: zeroes, as in any sparse file, and no place to write to. That the
+    // cluster is not marked as the disk's own makes no difference.
+    for flag in [1 << 63, 0] {
+        for place in [0x0007_0000, 0x00f0_0000_0000_0000] {
+            assert_eq!(after(|file, _, l2| put(l2, place | flag)(file)), (Ok(()), failed), "{place:#x}");
+            assert_eq!(after(|file, l1, _| put(l1, place | flag)(file)), (Ok(()), failed), "{place:#x}");
+        }
+    }
     // Compressed data that is none.
     assert_eq!(after(|file, _, l2| put(l2, 1 << 62 | 0x10000)(file)).0, failed);
+}
+
+#[test]
+fn an_image_of_holes_with_the_largest_tables_is_checked_in_seconds() {
+    let directory = directory();
+    let path = directory.path().join("disk.qcow2");
+    let parameters = Qcow2Parameters { cluster_bytes: 65536, ..Qcow2Parameters::new(1 << 40) };
+    Qcow2Disk::create(&path, &parameters).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    // Every L2 table is somewhere in a hole of a file of 1 TiB, and some share a place.
+    for index in 0..2048u64 {
+        let entry = (index % 2000 + 1) << 29 | 1 << 63;
+        file.write_all_at(&entry.to_be_bytes(), (3 << 16) + index * 8).unwrap();
+    }
+    file.set_len(1 << 40).unwrap();
+    drop(file);
+    let start = std::time::Instant::now();
+    let report = Qcow2Disk::check(&path, Repair::Nothing).unwrap();
+    assert!(report.corruptions >= 2000, "{}", report.corruptions);
+    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn snapshots_whose_l1_tables_overlap_are_a_corruption_and_are_not_read() {
+    let directory = directory();
+    let path = directory.path().join("disk.qcow2");
+    let parameters = Qcow2Parameters { cluster_bytes: 512, ..Qcow2Parameters::new(MIB) };
+    Qcow2Disk::create(&path, &parameters).unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let end = file.metadata().unwrap().len().next_multiple_of(512);
+    // Each names 32 MiB from another cluster on.
+    let number = 20_000u32;
+    let mut table = Vec::new();
+    for snapshot in 0..u64::from(number) {
+        let mut entry = [0u8; 40];
+        entry[..8].copy_from_slice(&((snapshot + 1) * 512).to_be_bytes());
+        entry[8..12].copy_from_slice(&(4u32 << 20).to_be_bytes());
+        table.extend(entry);
+    }
+    file.write_all_at(&table, end).unwrap();
+    file.set_len(100 << 20).unwrap();
+    let mut fields = number.to_be_bytes().to_vec();
+    fields.extend(end.to_be_bytes());
+    file.write_all_at(&fields, 60).unwrap();
+    drop(file);
+    let start = std::time::Instant::now();
+    let report = Qcow2Disk::check(&path, Repair::Nothing).unwrap();
+    assert!(report.problems.iter().any(|problem| problem.contains("overlaps")), "{:?}", report.problems);
+    assert!(start.elapsed() < Duration::from_secs(20), "it took {:?}", start.elapsed());
 }
 
 #[test]

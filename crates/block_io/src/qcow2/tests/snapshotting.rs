@@ -105,7 +105,7 @@ fn snapshots_keep_what_the_disk_was() {
     {
         let parameters =
             Qcow2Parameters { cluster_bytes, refcount_bits, extended_l2, ..Qcow2Parameters::new(2 * MIB) };
-        life_of_snapshots(4, |path| Qcow2Disk::create(path, &parameters).unwrap());
+        life_of_snapshots(2, |path| Qcow2Disk::create(path, &parameters).unwrap());
     }
 }
 
