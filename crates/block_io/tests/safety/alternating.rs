@@ -191,6 +191,7 @@ impl Image {
             let bytes = self.new_size(random);
             case.note(format_args!("ours: resize to {bytes}"));
             disk.resize(bytes as u64).unwrap();
+            self.touch(&(self.model.bytes().min(bytes)..self.model.bytes().max(bytes)));
             self.model.resize(bytes);
         }
         let mut drivers = [Driver::open(&disk, 8), Driver::open(&disk, 8)];
@@ -336,6 +337,8 @@ impl Image {
                 case.note(format_args!("theirs: resize to {bytes}"));
                 let bytes_text = bytes.to_string();
                 run("qemu-img", &["resize", "-q", "--shrink", "-f", "qcow2", text(&path), &bytes_text]);
+                // The last cluster, and what a backing file has below, are zeroed.
+                self.touch(&(self.model.bytes().min(bytes)..self.model.bytes().max(bytes)));
                 self.model.resize(bytes);
             }
             _ => {}
