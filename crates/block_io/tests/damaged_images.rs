@@ -184,9 +184,14 @@ fn use_image(path: &Path) {
         let capacity = disk.capacity();
         let mut driver = Driver::open(&disk, 4);
         let mut buffer = Buffer::filled(64 << 10, 3);
-        for offset in
-            [0, 64 * KIB - 512, 256 * KIB, 512 * KIB, capacity / 2 & !511, capacity.saturating_sub(64 * KIB)]
-        {
+        for offset in [
+            0,
+            64 * KIB - 512,
+            256 * KIB,
+            512 * KIB,
+            (capacity / 2) & !511,
+            capacity.saturating_sub(64 * KIB),
+        ] {
             let _ = driver.read(offset, buffer.pieces(&[64 << 10]));
             let _ = driver.write(offset, buffer.pieces(&[1024]), false);
             let _ = driver.run(BlockOperation::WriteZeroes { offset, bytes: 2048, may_unmap: true });
@@ -233,7 +238,7 @@ fn endure_words(sound: &Sound, what: &str, words: impl Iterator<Item = (u64, u64
     }
 }
 
-const FLAGS: [u64; 4] = [0, 1 << 63, 1 << 62, 1 << 63 | 1];
+const FLAGS: [u64; 4] = [0, 1 << 63, 1 << 62, (1 << 63) | 1];
 
 #[test]
 fn l1_entries_may_name_anything() {

@@ -181,7 +181,11 @@ impl Image {
     fn touch(&mut self, range: &Range<usize>) -> bool {
         let cluster = self.kind.cluster_bytes();
         let clusters = range.start / cluster..range.end.div_ceil(cluster);
-        clusters.fold(true, |fresh, cluster| self.touched.insert(cluster) && fresh)
+        let mut fresh = true;
+        for cluster in clusters {
+            fresh &= self.touched.insert(cluster);
+        }
+        fresh
     }
 
     /// A turn of this crate: steps one by one, and several at a time where they do not touch each other.
