@@ -1,8 +1,8 @@
-//! A sound qcow2 image of any kind, with and without a snapshot and a backing file: written to, zeroed, discarded, resized,
-//! closed and opened again, abandoned in mid-work, its counts damaged and repaired.
+//! A sound qcow2 image of any kind, with and without snapshots and a backing file: written to, compressed, zeroed,
+//! discarded, resized, closed and opened again, abandoned in mid-work, its counts damaged and repaired.
 //!
 //! Held true: the disk is what an array of bytes would be; a check finds neither corruption nor leak once it is closed, and
-//! no corruption in what a killed process leaves behind, which holds what was flushed; the snapshot stays what it was; a
+//! no corruption in what a killed process leaves behind, which holds what was flushed; snapshots stay what they were; a
 //! repair of counts makes them right and changes nothing else.
 #![no_main]
 
@@ -10,13 +10,14 @@ mod sound_image;
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use block_io::conformance::{Buffer, Driver};
 use block_io::qcow2::{Qcow2Disk, Repair};
 use block_io::{BlockBackend as _, BlockOperation};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use sound_image::{content, images, options, refcount_blocks, snapshot_content};
+use sound_image::{SNAPSHOT, content, images, options, refcount_blocks};
 use vireo_fuzz::file_in_memory;
 
 const SECTOR: usize = 512;
@@ -31,7 +32,11 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     let sound = &images()[input.int_in_range(0..=images().len() - 1)?];
     let (_file, path) = file_in_memory(&sound.image);
     let mut model = sound.content.clone();
-    for _ in 0..input.int_in_range(1..=3)? {
+    let mut snapshots = Vec::new();
+    if sound.snapshot {
+        snapshots.push((SNAPSHOT.to_owned(), model.clone()));
+    }
+    for session in 0..input.int_in_range(1..=3)? {
         let disk = Qcow2Disk::open(&path, &options(false)).expect("a sound image");
         let mut driver = Driver::open(&disk, 4);
         let mut flushed = Some(model.clone());
@@ -43,13 +48,55 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
         }
         drop((driver, disk));
         assert_sound(&path, &model);
+        manage(&path, session, sound.wide_counts, &mut model, &mut snapshots, input)?;
+        assert_sound(&path, &model);
     }
     let image = std::fs::read(&path).expect("the image");
-    if let Some(l1) = sound.snapshot_l1 {
-        assert!(snapshot_content(&image, l1) == sound.content, "the snapshot was changed");
+    for (name, held) in &snapshots {
+        let (_file, copy) = file_in_memory(&image);
+        match Qcow2Disk::apply_snapshot(&copy, name) {
+            Ok(()) => assert_sound(&copy, held),
+            Err(error) => {
+                assert!(!sound.wide_counts, "{error}");
+                assert_sound(&copy, &model);
+            }
+        }
     }
     if input.arbitrary()? {
         repaired(image, &model, input)?;
+    }
+    Ok(())
+}
+
+/// Takes, applies or deletes a snapshot.
+fn manage(
+    path: &Path,
+    session: u32,
+    wide_counts: bool,
+    model: &mut Vec<u8>,
+    snapshots: &mut Vec<(String, Vec<u8>)>,
+    input: &mut Unstructured<'_>,
+) -> Result<()> {
+    let kind = input.int_in_range(0..=5u8)?;
+    if kind < 2 {
+        let name = format!("after session {session}");
+        match Qcow2Disk::take_snapshot(path, &name, Duration::from_secs(1)) {
+            Ok(()) => snapshots.push((name, model.clone())),
+            // Narrow counts have no room for more.
+            Err(error) => assert!(!wide_counts, "{error}"),
+        }
+    } else if kind < 4 && !snapshots.is_empty() {
+        let chosen = input.int_in_range(0..=snapshots.len() - 1)?;
+        let name = &snapshots[chosen].0;
+        if kind == 2 {
+            match Qcow2Disk::apply_snapshot(path, name) {
+                Ok(()) => model.clone_from(&snapshots[chosen].1),
+                Err(error) => assert!(!wide_counts, "{error}"),
+            }
+        } else {
+            Qcow2Disk::delete_snapshot(path, name).expect("a snapshot to delete");
+            snapshots.remove(chosen);
+        }
     }
     Ok(())
 }
@@ -95,6 +142,16 @@ fn step(
                 assert!(found == before || found == [0; SECTOR], "a discarded sector holds something new");
             }
             model[range].copy_from_slice(buffer.bytes());
+        }
+        7 if input.arbitrary()? => {
+            let cluster = disk.cluster_bytes() as usize;
+            let start = range.start / cluster * cluster;
+            let end = model.len().min(start + cluster);
+            let data = &buffer.bytes()[..(end - start).min(range.len())];
+            // Some that can be compressed, some that can't.
+            let data: Vec<u8> = data.iter().copied().chain(std::iter::repeat(9)).take(end - start).collect();
+            disk.write_compressed(start as u64, &data).expect("a compressed cluster");
+            model[start..end].copy_from_slice(&data);
         }
         7 => {
             let bytes = input.int_in_range(1..=MOST_BYTES / SECTOR as u64)? * SECTOR as u64;

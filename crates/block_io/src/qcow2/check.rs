@@ -1,8 +1,8 @@
 //! Checking an image: whether its reference counts are what its tables say, and making them so.
 //!
 //! Every table is read once, however often it is named, and one that lies in a hole of the file is not read at all, so the
-//! time is bounded by the file's length, and memory by four bytes a cluster. The image's own words are used for nothing but
-//! finding tables. A repair changes counts, the flags that follow from them, and feature bits.
+//! time is bounded by the file's length, and memory by four bytes a cluster near those that are used (`uses`). The image's own
+//! words are used for nothing but finding tables. A repair changes counts, the flags that follow from them, and feature bits.
 //!
 //! Source: docs/interop/qcow2.rst of QEMU, sections "Host cluster management", "Cluster mapping" and "Snapshots".
 
@@ -17,10 +17,11 @@ use super::image::{INCOMPATIBLE_AT, read_header};
 use super::metadata_file::MetadataFile;
 use super::refcount::Refcounts;
 use super::snapshots;
+use super::uses::Uses;
 use crate::backend::BlockError;
 use crate::file::{HostFile, Kind, RawOptions, error};
 
-/// Most clusters of a file that can be checked: 2 GiB of memory for their counts.
+/// Most clusters of a file that can be checked: 2 GiB of memory for their counts, if all are used.
 const MOST_CLUSTERS: u64 = 1 << 29;
 /// Problems that are described; all of them are counted.
 const MOST_DESCRIBED: usize = 20;
@@ -84,7 +85,7 @@ struct Checker<'a> {
     header: &'a Header,
     layout: Layout,
     /// How often each cluster is used.
-    uses: Vec<u32>,
+    uses: Uses,
     report: CheckReport,
 }
 
@@ -111,7 +112,7 @@ pub(super) fn check_file(file: &HostFile, repair: Repair) -> Result<CheckReport,
         file: &metadata_file,
         header: &header,
         layout: Layout::of(&header),
-        uses: vec![0; usize::try_from(clusters).unwrap_or(0)],
+        uses: Uses::new(clusters),
         report: CheckReport {
             file_clusters: clusters,
             disk_clusters: header.size.div_ceil(header.cluster_bytes()),
@@ -133,13 +134,9 @@ impl Checker<'_> {
         let bits = self.layout.cluster_bits;
         let Some(end) = offset.checked_add(bytes).filter(|_| bytes > 0) else { return };
         for cluster in offset >> bits..=(end - 1) >> bits {
-            match usize::try_from(cluster).ok().and_then(|cluster| self.uses.get_mut(cluster)) {
-                Some(uses) => *uses = uses.saturating_add(times),
-                None => {
-                    self.report
-                        .corrupt(format!("{what} at offset {offset:#x} lies beyond the end of the file"));
-                    return;
-                }
+            if !self.uses.add(cluster, times) {
+                self.report.corrupt(format!("{what} at offset {offset:#x} lies beyond the end of the file"));
+                return;
             }
         }
     }
@@ -163,7 +160,7 @@ impl Checker<'_> {
             *l1_tables.entry(table).or_insert(0u32) += 1;
         }
         let mut l2_tables = BTreeMap::new();
-        let mut left = (self.uses.len() as u64) << self.layout.cluster_bits;
+        let mut left = self.uses.clusters() << self.layout.cluster_bits;
         for ((offset, entries), times) in l1_tables {
             let bytes = u64::from(entries) * 8;
             // Tables of a sound image share nothing, so the file has room for all of them.
@@ -196,7 +193,7 @@ impl Checker<'_> {
         }
         let bits = self.layout.cluster_bits;
         // Tables of a sound image share nothing, so the file has room for all of them.
-        let mut left = (self.uses.len() as u64) << bits;
+        let mut left = self.uses.clusters() << bits;
         let fits = directory.bytes <= MOST_BITMAP_DIRECTORY_BYTES.min(left);
         if !fits
             || directory.bitmaps > MOST_BITMAPS
@@ -245,7 +242,7 @@ impl Checker<'_> {
             self.report.corrupt(format!("an L2 table at offset {table:#x} is not on a cluster"));
             return Ok(());
         }
-        if (table >> layout.cluster_bits) >= self.uses.len() as u64 {
+        if (table >> layout.cluster_bits) >= self.uses.clusters() {
             self.report.corrupt(format!("an L2 table at offset {table:#x} lies beyond the end of the file"));
             return Ok(());
         }
@@ -259,7 +256,7 @@ impl Checker<'_> {
             if entry.is_compressed() {
                 let range = entry.compressed(layout);
                 // The last sector may be cut by the end of the file.
-                let end = (range.offset + range.bytes).min((self.uses.len() as u64) << layout.cluster_bits);
+                let end = (range.offset + range.bytes).min(self.uses.clusters() << layout.cluster_bits);
                 if range.offset < end {
                     self.used("compressed data", range.offset, end - range.offset, times);
                 } else {
@@ -302,7 +299,7 @@ impl Checker<'_> {
         let mut tables = BTreeMap::new();
         for entry in l1.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)) {
             let table = entry & OFFSET_MASK;
-            let within = (table >> layout.cluster_bits) < self.uses.len() as u64;
+            let within = (table >> layout.cluster_bits) < self.uses.clusters();
             if table != 0 && layout.cluster_start(table) == table && within {
                 *tables.entry(table).or_insert(0u64) += 1;
             }
@@ -350,21 +347,18 @@ impl Checker<'_> {
     fn compare(&mut self, refcounts: &mut Refcounts, repair: Repair) -> Result<(), Errno> {
         // Counts can't be trusted to be put right where uses themselves are in doubt.
         let tables_are_sound = self.report.corruptions == 0;
-        let per_block = usize::try_from(refcounts.block_entries()).unwrap_or(usize::MAX);
         let mut next = 0;
-        while next < self.uses.len() {
-            let cluster = next;
-            let block_end = next.saturating_add(per_block).min(self.uses.len());
-            // Most of a file of holes is passed over without a look at each cluster.
-            if refcounts.are_uncounted(next as u64)?
-                && self.uses[next..block_end].iter().all(|uses| *uses == 0)
+        while next < self.uses.clusters() {
+            let number = next;
+            // Neither used nor counted, as most of a file that is sparse.
+            if let (Some(unused), Some(uncounted)) =
+                (self.uses.behind_unused(number), refcounts.behind_uncounted(number)?)
             {
-                next = block_end;
+                next = unused.min(uncounted);
                 continue;
             }
             next += 1;
-            let uses = u64::from(self.uses[cluster]);
-            let number = cluster as u64;
+            let uses = u64::from(self.uses.get(number));
             let count = refcounts.get(number)?;
             if uses > 0 {
                 self.report.used_clusters += 1;
@@ -385,7 +379,7 @@ impl Checker<'_> {
             }
             let may = repair == Repair::All || (repair == Repair::Leaks && count > uses);
             if may && tables_are_sound {
-                refcounts.correct(number, uses, self.uses.len() as u64)?;
+                refcounts.correct(number, uses, self.uses.clusters())?;
                 self.report.repaired += 1;
             }
         }
@@ -430,7 +424,7 @@ impl Checker<'_> {
         for (index, word) in l1.as_chunks::<8>().0.iter().enumerate() {
             let entry = u64::from_be_bytes(*word);
             let table = entry & OFFSET_MASK;
-            let within = (table >> layout.cluster_bits) < self.uses.len() as u64;
+            let within = (table >> layout.cluster_bits) < self.uses.clusters();
             if table == 0 || layout.cluster_start(table) != table || !within {
                 continue;
             }

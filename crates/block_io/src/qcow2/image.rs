@@ -469,7 +469,7 @@ impl Image {
         self.allocate_by(meta, |refcounts| refcounts.allocate_bytes(bytes))
     }
 
-    fn allocate_by<T>(
+    pub(super) fn allocate_by<T>(
         &self,
         meta: &mut Meta,
         allocate: impl FnOnce(&mut Refcounts) -> Result<T, Errno>,

@@ -30,6 +30,7 @@ mod resize;
 mod snapshot_changes;
 mod snapshots;
 mod tables;
+mod uses;
 mod write;
 
 use std::os::fd::OwnedFd;

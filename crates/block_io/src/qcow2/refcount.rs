@@ -110,11 +110,6 @@ impl Refcounts {
         self.end.checked_shl(self.layout.cluster_bits).unwrap_or(u64::MAX)
     }
 
-    /// Whether some clusters from `first` on, as many as one refcount block counts, have no block: their counts are 0.
-    pub(super) fn are_uncounted(&self, first: u64) -> Result<bool, Errno> {
-        Ok(first.is_multiple_of(self.block_entries()) && self.block_of(first)?.is_none())
-    }
-
     /// The refcount table's clusters.
     pub(super) fn table_clusters(&self) -> Range<u64> {
         let first = self.table_offset >> self.layout.cluster_bits;
@@ -181,6 +176,12 @@ impl Refcounts {
             self.slices.remove(&number);
         }
         Ok(())
+    }
+
+    /// The first cluster that another refcount block counts, if there is none for this one (every count in it is 0).
+    pub(super) fn behind_uncounted(&self, cluster: u64) -> Result<Option<u64>, Errno> {
+        let behind = (cluster / self.block_entries() + 1) * self.block_entries();
+        Ok(if self.block_of(cluster)?.is_none() { Some(behind) } else { None })
     }
 
     /// How many mappings use a cluster.
@@ -304,6 +305,55 @@ impl Refcounts {
         let run = self.allocate(1)?;
         self.packing = (bytes < cluster_bytes).then_some(run.offset + bytes);
         Ok(run.offset)
+    }
+
+    /// Takes clusters that lie side by side, more than one refcount block counts: such a run never comes about by itself,
+    /// because the blocks lie in its way. They are put before it, beyond everything that is in use. Returns where it begins.
+    pub(super) fn allocate_large(&mut self, clusters: u64) -> Result<u64, Errno> {
+        let per_block = self.block_entries();
+        // Counts a block's clusters, the blocks themselves among them.
+        let blocks = clusters.div_ceil(per_block - 1);
+        let used = blocks + clusters;
+        let base = loop {
+            let base = self.end.next_multiple_of(per_block);
+            if base + used > self.most_clusters {
+                return Err(Errno::NOSPC);
+            }
+            let last = usize::try_from((base + used) / per_block).map_err(|_| Errno::FBIG)?;
+            if last < self.table.len() {
+                break base;
+            }
+            self.grow_table(last)?;
+        };
+        for number in 0..blocks {
+            let index = usize::try_from(base / per_block + number).map_err(|_| Errno::FBIG)?;
+            if self.table[index] & BLOCK_OFFSET_MASK == 0 {
+                let offset = (base + number) << self.layout.cluster_bits;
+                self.file.write_zeroes(offset, self.layout.cluster_bytes())?;
+                self.table[index] = offset;
+                self.dirty_table.insert(index);
+                self.blocks.insert(base + number);
+                self.end = self.end.max(base + number + 1);
+                self.set(base + number, 1)?;
+            }
+        }
+        let first = base + blocks;
+        for cluster in first..first + clusters {
+            if self.is_reserved(cluster) || self.get(cluster)? != 0 {
+                // Counted, beyond the end of the file: no image of ours.
+                return Err(Errno::IO);
+            }
+        }
+        for cluster in first..first + clusters {
+            self.set(cluster, 1)?;
+        }
+        self.end = self.end.max(first + clusters);
+        Ok(first << self.layout.cluster_bits)
+    }
+
+    /// Clusters that a refcount block counts.
+    pub(super) fn clusters_per_block(&self) -> u64 {
+        self.block_entries()
     }
 
     /// A free cluster whose count can be set, made so if need be.

@@ -115,6 +115,9 @@ impl Image {
 
     /// Allocates clusters that must lie side by side.
     pub(super) fn allocate_together(&self, meta: &mut Meta, clusters: u64) -> Result<u64, Errno> {
+        if clusters >= meta.refcounts()?.clusters_per_block() {
+            return self.allocate_by(meta, |refcounts| refcounts.allocate_large(clusters));
+        }
         let mut first = None;
         let mut got = 0;
         let mut lost = Vec::new();

@@ -613,6 +613,31 @@ fn the_metadata_cache_keeps_to_its_limit() {
 }
 
 #[test]
+fn an_l1_table_grows_beyond_what_a_refcount_block_counts() {
+    let directory = directory();
+    for (refcount_bits, bytes) in [(64, 4096 * MIB), (16, 2048 * MIB), (64, 130 * MIB)] {
+        let path = directory.path().join(format!("{refcount_bits}-{bytes}.qcow2"));
+        let parameters = Qcow2Parameters { cluster_bytes: 512, refcount_bits, ..Qcow2Parameters::new(MIB) };
+        Qcow2Disk::create(&path, &parameters).unwrap();
+        let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap();
+        let mut driver = Driver::open(&disk, 1);
+        let mut data = Buffer::patterned(65536, 1);
+        driver.write(0, data.pieces(&[65536]), false).unwrap();
+        disk.resize(bytes).unwrap();
+        driver.write(bytes - 65536, data.pieces(&[65536]), false).unwrap();
+        drop((driver, disk));
+        let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap();
+        for offset in [0, bytes - 65536] {
+            let mut found = Buffer::filled(65536, 0);
+            Driver::open(&disk, 1).read(offset, found.pieces(&[65536])).unwrap();
+            assert!(found.bytes() == data.bytes(), "at {offset}");
+        }
+        drop(disk);
+        assert_sound(&path);
+    }
+}
+
+#[test]
 fn refcount_tables_grow_with_the_file() {
     let directory = directory();
     for (cluster_bytes, refcount_bits) in [(512, 64), (512, 1), (1024, 16)] {
