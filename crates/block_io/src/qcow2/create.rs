@@ -53,6 +53,11 @@ impl Qcow2Parameters {
         }
     }
 
+    /// Whether such an image can be.
+    pub fn check(&self) -> Result<(), FormatError> {
+        self.header().map(|_| ())
+    }
+
     fn header(&self) -> Result<Header, FormatError> {
         let refuse =
             |field, value, rule: &str| Err(FormatError::Field { field, value, rule: rule.to_owned() });
