@@ -76,7 +76,7 @@ fn run(verb: Verb) -> ExitCode {
         Verb::Resize(arguments) => ("resize", resize::run(&arguments)),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{}: {error:#}", qemu_img::prefix(name));
+        eprintln!("{}: {}", qemu_img::prefix(name), output::in_one_line(&error));
         ExitCode::FAILURE
     })
 }

@@ -7,7 +7,7 @@ use block_io::operations::{OpenImage, OperationError, Progress, compare, compare
 use clap::Args;
 
 use super::arguments::{Cache, SourceFormat, access_to_read, format_to_read, image_path};
-use super::output::print;
+use super::output::{in_one_line, print};
 use super::progress::{Display, interrupted};
 use super::qemu_img::prefix;
 
@@ -56,7 +56,7 @@ pub(crate) struct CompareArguments {
 pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     compare_images(arguments).or_else(|error| {
         // 1 means that they differ.
-        eprintln!("{}: {error:#}", prefix("compare"));
+        eprintln!("{}: {}", prefix("compare"), in_one_line(&error));
         Ok(ExitCode::from(FAILED))
     })
 }
