@@ -1,5 +1,6 @@
 //! `vireo image commit`.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use block_io::RawOptions;
 use block_io::operations::{AfterCommit, ImageAccess, ImageFormat, commit};
 use clap::Args;
 
-use super::arguments::{Cache, Format, format_to_write, image_path};
+use super::arguments::{Cache, Format, format_to_write, image_path, size};
 use super::output::print;
 use super::progress::{Display, interrupted};
 
@@ -27,6 +28,9 @@ pub(crate) struct CommitArguments {
     /// Do not empty the image
     #[arg(short, long)]
     drop: bool,
+    /// Most bytes a second
+    #[arg(short, long, value_name = "RATE", value_parser = size)]
+    rate: Option<u64>,
     /// Cache mode of the images
     #[arg(short = 't', long, value_name = "MODE", default_value = "writeback")]
     cache: Cache,
@@ -57,9 +61,11 @@ pub(crate) fn run(arguments: &CommitArguments) -> anyhow::Result<ExitCode> {
     let keep = arguments.drop || arguments.base.is_some();
     let after = if keep { AfterCommit::Kept } else { AfterCommit::Emptied };
     let mut display = Display::new(arguments.progress, arguments.quiet)?;
-    let result = commit(&arguments.file, arguments.base.as_deref(), after, &access, &mut |done, total| {
-        display.update(done, total)
-    });
+    let mut progress = |done, total| display.update(done, total);
+    // As in QEMU, 0 is no limit.
+    let rate = arguments.rate.and_then(NonZeroU64::new);
+    let base = arguments.base.as_deref();
+    let result = commit(&arguments.file, base, after, rate, &access, &mut progress);
     drop(display);
     if let Err(error) = result {
         return interrupted(error, &format!("interrupted: {name} still has everything, commit it again"));

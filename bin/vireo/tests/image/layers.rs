@@ -167,7 +167,9 @@ fn a_commit_to_a_base_further_below_takes_everything_between_along() {
     folder.qemu_img("convert -f qcow2 -O raw base.qcow2 base.raw");
     assert!(std::fs::read(folder.path("base.raw")).unwrap()[..bytes.len()] == bytes);
     assert_eq!(map("high.qcow2"), before, "it is not emptied");
-    folder.vireo("commit -q -d -f qcow2 middle.qcow2");
+    let start = std::time::Instant::now();
+    folder.vireo("commit -q -d -r 2M -f qcow2 middle.qcow2");
+    assert!(start.elapsed().as_millis() >= 450, "1 MiB at 2 MiB a second");
     assert!(map("middle.qcow2").contains("\"depth\": 0, \"present\": true"), "-d: not emptied");
 }
 

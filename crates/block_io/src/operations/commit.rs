@@ -4,6 +4,7 @@
 //! ends early, it can be done again. All files of the chain are locked by this module first and then opened without locks of
 //! their own: the image below is written to while the chain above reads what it holds.
 
+use std::num::NonZeroU64;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -28,11 +29,13 @@ pub enum AfterCommit {
 
 /// Writes what the qcow2 image at `path`, and images between, have into the file `base` of its chain; by default, its own
 /// backing file. A base that is smaller grows to the image's size. Images between are no longer of use afterwards, nor is
-/// any other image that is based on what was written to. `progress` as for a copy; ended early, it can be done again.
+/// any other image that is based on what was written to. `rate` is in bytes a second. `progress` as for a copy; ended early, it
+/// can be done again.
 pub fn commit(
     path: &Path,
     base: Option<&Path>,
     after: AfterCommit,
+    rate: Option<NonZeroU64>,
     access: &ImageAccess,
     progress: Progress<'_>,
 ) -> Result<(), OperationError> {
@@ -68,7 +71,7 @@ pub fn commit(
     if base.disk().capacity() < top.disk().capacity() {
         base.disk().resize(top.disk().capacity())?;
     }
-    copy_down(&top, &base, index, progress)?;
+    copy_down(&top, &base, index, rate, progress)?;
     drop((top, base));
     if after == AfterCommit::Emptied {
         Qcow2Disk::open(path, &shared(false).qcow2(path))?.make_empty()?;
@@ -103,13 +106,14 @@ fn copy_down(
     top: &OpenImage,
     base: &OpenImage,
     index: usize,
+    rate: Option<NonZeroU64>,
     progress: Progress<'_>,
 ) -> Result<(), OperationError> {
     let total = top.disk().capacity();
     let all = |_: u64, contents: &[&[u8]]| -> Parts {
         contents.first().map(|content| (0..content.len(), PartKind::Data)).into_iter().collect()
     };
-    let mut mover = Mover::open(&[top.disk(), base.disk()], 1, 1, &all, progress)?;
+    let mut mover = Mover::open(&[top.disk(), base.disk()], 1, 1, &all, progress)?.at_rate(rate);
     let mut failed = Ok(());
     let result = map::map(top, 0..total, &mut |entry| {
         let status = entry.status;

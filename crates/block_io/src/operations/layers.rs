@@ -1,11 +1,16 @@
 //! Moving ranges of a disk from one image to the same place in another: a batch of pieces at a time, which are all read,
 //! looked at, and written.
 
+use std::num::NonZeroU64;
 use std::ops::{ControlFlow, Range};
+use std::time::{Duration, Instant};
 
 use super::transfer::{BUFFER_BYTES, DEPTH, Direction, Failed, Transfer};
 use super::{OperationError, Progress};
 use crate::backend::BlockBackend;
+
+/// How often work that waits for its rate looks whether it is to end.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A piece of the disk.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,10 @@ pub(super) struct Mover<'a> {
     progress: Progress<'a>,
     /// Size of the disk, bytes.
     total: u64,
+    /// Most bytes a second, and how many there were since the start.
+    rate: Option<NonZeroU64>,
+    start: Instant,
+    moved: u64,
 }
 
 impl<'a> Mover<'a> {
@@ -60,7 +69,15 @@ impl<'a> Mover<'a> {
             decide,
             progress,
             total: disks.first().map_or(0, |disk| disk.capacity()),
+            rate: None,
+            start: Instant::now(),
+            moved: 0,
         })
+    }
+
+    /// Moves at most so many bytes a second.
+    pub(super) fn at_rate(self, rate: Option<NonZeroU64>) -> Self {
+        Self { rate, ..self }
     }
 
     /// To be called when everything before `offset` has been looked at.
@@ -128,7 +145,24 @@ impl<'a> Mover<'a> {
         for (offset, bytes) in zeroes {
             self.transfer.write_zeroes(self.target, offset, bytes).map_err(written)?;
         }
-        pieces.last().map_or(Ok(()), |last| self.reached(last.offset))
+        let Some(last) = pieces.last() else { return Ok(()) };
+        self.moved += pieces.iter().map(|piece| piece.bytes as u64).sum::<u64>();
+        self.reached(last.offset)?;
+        self.keep_to_rate(last.offset)
+    }
+
+    fn keep_to_rate(&mut self, offset: u64) -> Result<(), OperationError> {
+        let Some(rate) = self.rate else { return Ok(()) };
+        let nanoseconds = u128::from(self.moved) * 1_000_000_000 / u128::from(rate.get());
+        let due = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        loop {
+            let wait = due.saturating_sub(self.start.elapsed());
+            if wait.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(wait.min(PATIENCE));
+            self.reached(offset)?;
+        }
     }
 
     fn parts(&self, number: usize, piece: Piece) -> Parts {

@@ -113,7 +113,7 @@ fn a_rebase_that_ends_early_leaves_the_image_as_it_was() {
 #[test]
 fn a_commit_that_ends_early_leaves_the_disk_as_it_was() {
     end_everywhere(
-        |path, progress| commit(path, None, AfterCommit::Emptied, &ImageAccess::default(), progress),
+        |path, progress| commit(path, None, AfterCommit::Emptied, None, &ImageAccess::default(), progress),
         |chain, done| {
             if done {
                 assert!(std::fs::read(chain.path("one.raw")).unwrap() == chain.content);
