@@ -2,16 +2,22 @@
 //!
 //! Differences that are meant: the format of an image whose content is used is never guessed (`-f`; raw has to be named
 //! too), names are paths (no `json:`, no protocols), backing files are opened only below the image's own directory or one
-//! named with `--backing-directory`, and new images appear under their name only when they are whole.
+//! named with `--backing-directory`, and new images appear under their name only when they are whole. A disk of an OVA
+//! archive with several is named `FILE.ova:DISK`. Called as `qemu-img`, see `qemu_img`.
 
 mod arguments;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod create;
 mod info;
+mod map;
+mod measure;
 mod output;
 mod progress;
+pub(crate) mod qemu_img;
+mod rebase;
 mod resize;
 mod snapshot;
 
@@ -27,8 +33,8 @@ Exit codes, as qemu-img's: 0 when done, 1 when not; of check also
 and of compare
   1  the disks differ
   2  they could not be compared
-A copy or comparison that is interrupted (SIGINT, SIGTERM, SIGHUP) ends with 130.
-Options that are wrong are refused with 2 by the command line's own parser.";
+Long work that is interrupted (SIGINT, SIGTERM, SIGHUP) ends with 130, options that are wrong with 2 (called as
+qemu-img: with 1).";
 
 /// Make, describe, check and change disk images.
 #[derive(Debug, Args)]
@@ -41,27 +47,39 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Check(check::CheckArguments),
+    Commit(commit::CommitArguments),
     Compare(compare::CompareArguments),
     Convert(convert::ConvertArguments),
     Create(create::CreateArguments),
     Info(info::InfoArguments),
+    Map(map::MapArguments),
+    Measure(measure::MeasureArguments),
+    Rebase(rebase::RebaseArguments),
     Resize(resize::ResizeArguments),
     Snapshot(snapshot::SnapshotArguments),
 }
 
 /// Does what the arguments ask for.
 pub(crate) fn main(arguments: Arguments) -> ExitCode {
-    let (name, result) = match arguments.verb {
+    run(arguments.verb)
+}
+
+fn run(verb: Verb) -> ExitCode {
+    let (name, result) = match verb {
         Verb::Check(arguments) => ("check", check::run(&arguments)),
+        Verb::Commit(arguments) => ("commit", commit::run(&arguments)),
         Verb::Compare(arguments) => ("compare", compare::run(&arguments)),
         Verb::Convert(arguments) => ("convert", convert::run(&arguments)),
         Verb::Create(arguments) => ("create", create::run(&arguments)),
         Verb::Info(arguments) => ("info", info::run(&arguments)),
+        Verb::Map(arguments) => ("map", map::run(&arguments)),
+        Verb::Measure(arguments) => ("measure", measure::run(&arguments)),
+        Verb::Rebase(arguments) => ("rebase", rebase::run(&arguments)),
         Verb::Resize(arguments) => ("resize", resize::run(&arguments)),
         Verb::Snapshot(arguments) => ("snapshot", snapshot::run(&arguments)),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("vireo image {name}: {error:#}");
+        eprintln!("{}: {}", qemu_img::prefix(name), output::in_one_line(&error));
         ExitCode::FAILURE
     })
 }

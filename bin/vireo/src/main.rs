@@ -1,4 +1,5 @@
 //! `vireo`: the command line. Each subcommand is a module that owns its arguments; this file only tells them apart.
+//! Called by the name `qemu-img`, it answers as that program.
 
 mod image_command;
 mod lab_command;
@@ -24,6 +25,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if image_command::qemu_img::called_as_qemu_img() {
+        return image_command::qemu_img::main();
+    }
     match CommandLine::parse().command {
         Command::Image(arguments) => image_command::main(arguments),
         Command::Lab(arguments) => lab_command::main(arguments),

@@ -24,6 +24,7 @@ pub mod qcow2;
 pub mod raw;
 mod request;
 mod segment;
+mod status;
 
 pub use backend::{
     BlockBackend, BlockError, BlockGeometry, BlockOperation, BlockQueue, BlockRequest, Completion, QueueFull,
@@ -35,3 +36,4 @@ pub use memory::{MemoryDisk, NullDisk};
 pub use qcow2::{Qcow2Disk, Qcow2Options};
 pub use raw::RawDisk;
 pub use segment::Segment;
+pub use status::RangeStatus;

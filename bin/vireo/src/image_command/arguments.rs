@@ -1,8 +1,12 @@
 //! Values that several verbs take: formats, names of images, sizes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use block_io::operations::ImageFormat;
+use anyhow::{Context, bail};
+use block_io::operations::{ImageAccess, ImageFormat, probe};
+use block_io::{CacheMode, Locking, RawOptions};
+
+use super::qemu_img::called_as_qemu_img;
 
 /// A format as it is named on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -20,6 +24,97 @@ impl From<Format> for ImageFormat {
     }
 }
 
+/// A format that images are read in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SourceFormat {
+    Raw,
+    Qcow2,
+    /// VMware's
+    Vmdk,
+    /// Hyper-V's
+    Vhdx,
+    /// Virtual PC's and Hyper-V's older one, VHD
+    #[value(alias = "vhd")]
+    Vpc,
+    /// VirtualBox's
+    Vdi,
+    /// An archive with VMDK disks; FILE.ova:DISK names one of several
+    Ova,
+}
+
+impl From<SourceFormat> for ImageFormat {
+    fn from(format: SourceFormat) -> Self {
+        match format {
+            SourceFormat::Raw => Self::Raw,
+            SourceFormat::Qcow2 => Self::Qcow2,
+            SourceFormat::Vmdk => Self::Vmdk,
+            SourceFormat::Vhdx => Self::Vhdx,
+            SourceFormat::Vpc => Self::Vpc,
+            SourceFormat::Vdi => Self::Vdi,
+            SourceFormat::Ova => Self::Ova,
+        }
+    }
+}
+
+/// The format of an image that is only read. Called as qemu-img, its first bytes are believed as there; else it has to be
+/// given.
+pub(crate) fn format_to_read(given: Option<SourceFormat>, path: &Path) -> anyhow::Result<ImageFormat> {
+    match given {
+        Some(format) => Ok(format.into()),
+        None if called_as_qemu_img() => Ok(probe(path)?),
+        None => bail!(
+            "{}: the format of an image is not guessed: give it with -f (`vireo image info` tells what it seems to be)",
+            path.display()
+        ),
+    }
+}
+
+/// The format of an image that is written to, or whose content decides what is written: it is never guessed.
+pub(crate) fn format_to_write<F: Into<ImageFormat>>(
+    given: Option<F>,
+    path: &Path,
+) -> anyhow::Result<ImageFormat> {
+    given.map(Into::into).with_context(|| {
+        format!(
+            "{}: the format of an image that is written to is not guessed, because a guest can write the header of \
+             another one to a raw disk: give it with -f",
+            path.display()
+        )
+    })
+}
+
+/// How the host's page cache is used, as QEMU and libvirt call it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Cache {
+    #[default]
+    Writeback,
+    None,
+    Writethrough,
+    Directsync,
+    Unsafe,
+}
+
+impl From<Cache> for CacheMode {
+    fn from(cache: Cache) -> Self {
+        match cache {
+            Cache::Writeback => Self::Writeback,
+            Cache::None => Self::None,
+            Cache::Writethrough => Self::Writethrough,
+            Cache::Directsync => Self::Directsync,
+            Cache::Unsafe => Self::Unsafe,
+        }
+    }
+}
+
+/// How an image is opened that is only read. `shared`: although somebody may be writing to it.
+pub(crate) fn access_to_read(shared: bool, cache: Cache, directories: &[PathBuf]) -> ImageAccess {
+    let locking = if shared { Locking::Shared } else { Locking::Enforced };
+    ImageAccess {
+        file: RawOptions { read_only: true, cache: cache.into(), locking, ..RawOptions::default() },
+        directories: directories.to_owned(),
+    }
+}
+
 /// How a result is printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
@@ -33,6 +128,7 @@ pub(crate) enum Output {
 /// A path. QEMU's other names are refused instead of taken for odd files: whoever uses them expects them to work.
 pub(crate) fn image_path(text: &str) -> Result<PathBuf, String> {
     match text.split_once(':') {
+        Some((archive, _)) if archive.to_ascii_lowercase().ends_with(".ova") => Ok(PathBuf::from(text)),
         Some((protocol, _)) if !protocol.contains('/') => Err(format!(
             "names with a protocol ({protocol}:) are not supported: give a path (./{text} if that is the file's name)"
         )),
@@ -92,6 +188,7 @@ mod tests {
     fn names_of_protocols_are_refused_and_paths_with_colons_are_not() {
         assert_eq!(image_path("./odd:name"), Ok(PathBuf::from("./odd:name")));
         assert_eq!(image_path("/a/b:c"), Ok(PathBuf::from("/a/b:c")));
+        assert_eq!(image_path("m.ova:disk1"), Ok(PathBuf::from("m.ova:disk1")));
         for text in ["json:{}", "nbd:localhost:1", "https://example.org/x", "fat:/etc", ""] {
             assert!(image_path(text).is_err(), "{text}");
         }

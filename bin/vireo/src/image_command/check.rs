@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use block_io::Qcow2Disk;
+use block_io::operations::ImageFormat;
 use block_io::qcow2::{CheckReport, Repair};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::arguments::{Format, Output, image_path};
+use super::arguments::{Cache, Output, SourceFormat, format_to_read, format_to_write, image_path};
 use super::output::{print, print_json};
+use super::qemu_img::program;
 
 const CORRUPT: u8 = 2;
 const LEAKS: u8 = 3;
@@ -36,13 +38,16 @@ enum Repairs {
 pub(crate) struct CheckArguments {
     /// Format of the image
     #[arg(short, long, value_name = "FORMAT")]
-    format: Format,
+    format: Option<SourceFormat>,
     /// Repair what is wrong
     #[arg(short, long, value_name = "WHAT")]
     repair: Option<Repairs>,
     /// How to print
     #[arg(long, value_name = "KIND", default_value = "human")]
     output: Output,
+    /// Cache mode (the check reads tables only, through the page cache; accepted for scripts)
+    #[arg(short = 'T', long, value_name = "MODE", hide = true)]
+    cache: Option<Cache>,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -60,8 +65,13 @@ struct Outcome {
 
 /// Checks the image.
 pub(crate) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
-    if arguments.format == Format::Raw {
-        eprintln!("vireo image check: {}: a raw image has nothing to check", arguments.file.display());
+    let format = match arguments.repair {
+        None => format_to_read(arguments.format, &arguments.file)?,
+        Some(_) => format_to_write(arguments.format, &arguments.file)?,
+    };
+    if format != ImageFormat::Qcow2 {
+        let name = arguments.file.display();
+        eprintln!("{}: {name}: images of format {format} can't be checked", program());
         return Ok(ExitCode::from(NOT_CHECKABLE));
     }
     let outcome = check(&arguments.file, arguments.repair)?;

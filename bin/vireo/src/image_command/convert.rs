@@ -8,7 +8,7 @@ use block_io::RawOptions;
 use block_io::operations::{ImageAccess, OpenImage, Replacement, copy_to_new};
 use clap::Args;
 
-use super::arguments::{Format, image_path};
+use super::arguments::{Format, SourceFormat, format_to_read, image_path};
 use super::create;
 use super::progress::{Display, interrupted};
 
@@ -23,7 +23,7 @@ use super::progress::{Display, interrupted};
 pub(crate) struct ConvertArguments {
     /// Format of the source
     #[arg(short, long, value_name = "FORMAT")]
-    format: Format,
+    format: Option<SourceFormat>,
     /// Format of the new image
     #[arg(short = 'O', long, value_name = "FORMAT", default_value = "raw")]
     target_format: Format,
@@ -54,7 +54,8 @@ pub(crate) fn run(arguments: &ConvertArguments) -> anyhow::Result<ExitCode> {
         file: RawOptions { read_only: true, ..RawOptions::default() },
         directories: arguments.backing_directory.clone(),
     };
-    let source = OpenImage::open(&arguments.source, arguments.format.into(), &access)?;
+    let format = format_to_read(arguments.format, &arguments.source)?;
+    let source = OpenImage::open(&arguments.source, format, &access)?;
     let image = create::describe(arguments.target_format, &arguments.options, source.disk().capacity())?;
     let mut display = Display::new(arguments.progress, arguments.quiet)?;
     let replacement = Replacement::prepare(&arguments.target)?;

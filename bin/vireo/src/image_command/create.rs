@@ -147,8 +147,8 @@ impl Wishes {
 fn wishes(format: Format, options: &[String]) -> anyhow::Result<Wishes> {
     let mut wishes = Wishes::default();
     for option in options.iter().flat_map(|text| split_options(text)) {
-        let (name, value) =
-            option.split_once('=').with_context(|| format!("-o {option}: give NAME=VALUE"))?;
+        // As in QEMU, the name alone switches something on.
+        let (name, value) = option.split_once('=').unwrap_or((&option, "on"));
         wishes.set(format, name, value).map_err(|reason| anyhow::anyhow!("-o {name}: {reason}"))?;
     }
     if wishes.data_file_raw == Some(true) && wishes.data_file.is_none() {

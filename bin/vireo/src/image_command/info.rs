@@ -1,28 +1,38 @@
 //! `vireo image info`.
 
-use std::fmt::Write;
+mod text;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use block_io::operations::{ImageInfo, SnapshotInfo};
+use block_io::formats::{VmdkExtent, VmdkInfo};
+use block_io::operations::{ImageFormat, ImageInfo, SnapshotInfo};
 use block_io::qcow2::{Compression, Qcow2Info};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::arguments::{Format, Output, image_path};
-use super::output::{harmless, print, print_json, readable};
+use self::text::as_text;
+use super::arguments::{Cache, Output, SourceFormat, access_to_read, image_path};
+use super::output::{print, print_json};
 
 /// Tell what an image is and says about itself.
 ///
-/// Opens no file but this one. Takes no lock: what is said about an image in use may be out of date.
+/// Opens no file but this one, unless the chain is asked for. Takes no lock: what is said about an image in use may be out
+/// of date.
 #[derive(Debug, Args)]
 pub(crate) struct InfoArguments {
     /// Format of the image; without it, its first bytes are believed
     #[arg(short, long, value_name = "FORMAT")]
-    format: Option<Format>,
+    format: Option<SourceFormat>,
     /// How to print
     #[arg(long, value_name = "KIND", default_value = "human")]
     output: Output,
+    /// Tell the same of every backing file below it, where their directories are allowed
+    #[arg(short, long)]
+    backing_chain: bool,
+    /// A further directory in which backing files may lie (may be repeated)
+    #[arg(long, value_name = "DIR", requires = "backing_chain")]
+    backing_directory: Vec<PathBuf>,
     /// Look at images in use (always so; accepted for scripts)
     #[arg(short = 'U', long)]
     force_share: bool,
@@ -33,10 +43,17 @@ pub(crate) struct InfoArguments {
 
 /// Prints what the image says.
 pub(crate) fn run(arguments: &InfoArguments) -> anyhow::Result<ExitCode> {
-    let info = ImageInfo::read(&arguments.file, arguments.format.map(Into::into))?;
+    let format = arguments.format.map(Into::into);
+    let infos = if arguments.backing_chain {
+        let access = access_to_read(true, Cache::Writeback, &arguments.backing_directory);
+        ImageInfo::read_chain(&arguments.file, format, &access)?
+    } else {
+        vec![ImageInfo::read(&arguments.file, format)?]
+    };
     match arguments.output {
-        Output::Json => print_json(&as_json(&info))?,
-        Output::Human => print(&as_text(&info))?,
+        Output::Json if arguments.backing_chain => print_json(&infos.iter().map(as_json).collect())?,
+        Output::Json => infos.first().map_or(Ok(()), |info| print_json(&as_json(info)))?,
+        Output::Human => print(&infos.iter().map(as_text).collect::<Vec<_>>().join("\n"))?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -63,12 +80,25 @@ fn as_json(info: &ImageInfo) -> Value {
     set("actual-size", json!(info.allocated_bytes));
     set("dirty-flag", json!(info.qcow2.as_ref().is_some_and(|info| info.dirty)));
     let file = json!({
-        "children": [], "virtual-size": info.file_bytes.next_multiple_of(512), "filename": filename, "format": "file",
-        "actual-size": info.allocated_bytes, "format-specific": { "type": "file", "data": {} }, "dirty-flag": false,
+        "children": [], "virtual-size": info.file_bytes.next_multiple_of(512), "filename": filename,
+        "format": protocol(info), "actual-size": info.allocated_bytes, "dirty-flag": false,
+        "format-specific": { "type": "file", "data": {} },
     });
     set("children", json!([{ "name": "file", "info": file }]));
+    if let Some(bytes) = info.cluster_bytes {
+        set("cluster-size", json!(bytes));
+    }
+    if let Some(vmdk) = &info.vmdk {
+        set("format-specific", json!({ "type": "vmdk", "data": vmdk_as_json(info, vmdk) }));
+    }
+    if info.format == ImageFormat::Ova {
+        let disks = info.disks.iter().map(|disk| {
+            json!({ "id": disk.id, "filename": disk.file, "format": disk.format, "offset": disk.offset,
+                    "length": disk.bytes })
+        });
+        set("format-specific", json!({ "type": "ova", "data": { "disks": disks.collect::<Value>() } }));
+    }
     if let Some(qcow2) = &info.qcow2 {
-        set("cluster-size", json!(qcow2.cluster_bytes));
         if let Some(backing) = &qcow2.backing {
             set("backing-filename", json!(backing));
         }
@@ -84,6 +114,34 @@ fn as_json(info: &ImageInfo) -> Value {
         set("format-specific", json!({ "type": "qcow2", "data": qcow2_as_json(qcow2) }));
     }
     Value::Object(map)
+}
+
+/// What QEMU calls the way to the file.
+fn protocol(info: &ImageInfo) -> &'static str {
+    if info.is_device { "host_device" } else { "file" }
+}
+
+/// The file of an extent: named beside the image, or the image itself.
+fn extent_path(info: &ImageInfo, extent: &VmdkExtent) -> String {
+    let path = extent.name.as_ref().map_or(info.path.clone(), |name| info.path.with_file_name(name));
+    path.to_string_lossy().into_owned()
+}
+
+fn vmdk_as_json(info: &ImageInfo, vmdk: &VmdkInfo) -> Value {
+    let extents = vmdk.extents.iter().map(|extent| {
+        let mut value = json!({
+            "virtual-size": extent.bytes, "filename": extent_path(info, extent), "format": extent.kind,
+        });
+        if let Some(bytes) = extent.grain_bytes {
+            value["cluster-size"] = json!(bytes);
+        }
+        if extent.compressed {
+            value["compressed"] = json!(true);
+        }
+        value
+    });
+    json!({ "cid": vmdk.content_id, "parent-cid": vmdk.parent_id, "create-type": vmdk.create_type,
+            "extents": extents.collect::<Value>() })
 }
 
 fn qcow2_as_json(info: &Qcow2Info) -> Value {
@@ -113,62 +171,4 @@ fn snapshot_as_json(snapshot: &SnapshotInfo) -> Value {
         value["icount"] = json!(instructions);
     }
     value
-}
-
-fn as_text(info: &ImageInfo) -> String {
-    let mut text = String::new();
-    let filename = harmless(&info.path.to_string_lossy());
-    let mut line = |words: std::fmt::Arguments<'_>| {
-        // Writing to a string can't fail.
-        let _ = writeln!(text, "{words}");
-    };
-    line(format_args!("image: {filename}"));
-    let probed = if info.probed { " (by its first bytes; -f says otherwise)" } else { "" };
-    line(format_args!("file format: {}{probed}", info.format));
-    line(format_args!("virtual size: {} ({} bytes)", readable(info.virtual_bytes), info.virtual_bytes));
-    line(format_args!("disk size: {}", readable(info.allocated_bytes)));
-    if let Some(qcow2) = &info.qcow2 {
-        if qcow2.dirty {
-            line(format_args!("cleanly shut down: no"));
-        }
-        line(format_args!("cluster_size: {}", qcow2.cluster_bytes));
-        if let Some(backing) = &qcow2.backing {
-            line(format_args!("backing file: {}", harmless(backing)));
-        }
-        if let Some(format) = &qcow2.backing_format {
-            line(format_args!("backing file format: {}", harmless(format)));
-        }
-        if !qcow2.snapshots.is_empty() {
-            line(format_args!("Snapshot list:"));
-            line(format_args!("{:<8}{:<20}{:>10}{:>15}", "ID", "TAG", "VM_SIZE", "DATE (s)"));
-        }
-        for snapshot in &qcow2.snapshots {
-            let (id, name) = (harmless(&snapshot.id), harmless(&snapshot.name));
-            let state = readable(snapshot.vm_state_bytes);
-            line(format_args!("{id:<8}{name:<20}{state:>10}{:>15}", snapshot.taken_seconds));
-        }
-        line(format_args!("Format specific information:"));
-        line(format_args!("    compat: {}", compatibility(qcow2)));
-        line(format_args!("    compression type: {}", compression(qcow2)));
-        if qcow2.version >= 3 {
-            line(format_args!("    lazy refcounts: {}", qcow2.lazy_refcounts));
-        }
-        line(format_args!("    refcount bits: {}", qcow2.refcount_bits));
-        if let Some(name) = &qcow2.data_file {
-            line(format_args!("    data file: {}", harmless(name)));
-            line(format_args!("    data file raw: {}", qcow2.data_file_raw));
-        }
-        if qcow2.version >= 3 {
-            line(format_args!("    corrupt: {}", qcow2.corrupt));
-            line(format_args!("    extended l2: {}", qcow2.extended_l2));
-        }
-    }
-    line(format_args!("Child node '/file':"));
-    line(format_args!("    filename: {filename}"));
-    line(format_args!("    protocol type: file"));
-    // Whole sectors, as in QEMU.
-    let length = info.file_bytes.next_multiple_of(512);
-    line(format_args!("    file length: {} ({length} bytes)", readable(length)));
-    line(format_args!("    disk size: {}", readable(info.allocated_bytes)));
-    text
 }

@@ -16,6 +16,15 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("cannot print the result")
 }
 
+/// An error with its causes, as far as it does not name them itself.
+pub(crate) fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match line.as_str() {
+        "" => cause,
+        _ if line.ends_with(&cause) => line,
+        _ => format!("{line}: {cause}"),
+    })
+}
+
 /// A size for people, with three digits that count, as qemu-img writes it: `1.46 MiB`.
 pub(crate) fn readable(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -63,6 +72,21 @@ mod tests {
             assert_eq!(readable(bytes), text);
         }
         assert_eq!(readable(10 << 30), "10 GiB");
+    }
+
+    #[test]
+    fn a_cause_that_was_named_is_not_named_again() {
+        let cause = || std::io::Error::other("the host said no");
+        assert_eq!(in_one_line(&anyhow::Error::from(cause()).context("disk")), "disk: the host said no");
+        let outer = block_io::BlockError {
+            path: "disk".into(),
+            operation: "cannot open".to_owned(),
+            source: cause(),
+        };
+        assert_eq!(
+            in_one_line(&anyhow::Error::from(outer).context("a")),
+            "a: disk: cannot open: the host said no"
+        );
     }
 
     #[test]

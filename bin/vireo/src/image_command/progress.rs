@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::output::print;
+use super::qemu_img::{called_as_qemu_img, program};
 use anyhow::Context;
 use block_io::operations::OperationError;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,13 +17,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 const INTERRUPTED: u8 = 130;
 const BAR: &str = "{wide_bar} {percent:>3}%  {bytes_per_sec}  {eta} left";
 
-/// Shows progress on standard error.
+/// Shows progress on standard error; as qemu-img, on standard output.
 pub(crate) struct Display {
     interrupted: Arc<AtomicBool>,
     bar: Option<ProgressBar>,
-    /// Whether lines are printed, and the last tenth that was.
+    /// Whether lines are printed, and the last part that was: tenths, or hundredths of percents as qemu-img.
     lines: bool,
-    tenth: u64,
+    qemu_img: bool,
+    shown: Option<u64>,
 }
 
 impl Display {
@@ -33,12 +36,13 @@ impl Display {
             signal_hook::flag::register(signal, Arc::clone(&interrupted))
                 .context("cannot wait for signals")?;
         }
-        let terminal = std::io::stderr().is_terminal();
+        let qemu_img = called_as_qemu_img();
+        let terminal = std::io::stderr().is_terminal() && !qemu_img;
         let bar = (terminal && !quiet).then(|| ProgressBar::new(0));
         if let Some(bar) = &bar {
             bar.set_style(ProgressStyle::with_template(BAR).context("cannot show the progress")?);
         }
-        Ok(Self { interrupted, bar, lines: wanted && !terminal && !quiet, tenth: 0 })
+        Ok(Self { interrupted, bar, lines: wanted && !terminal && !quiet, qemu_img, shown: None })
     }
 
     /// To be called by the work; breaks once a signal has come.
@@ -47,10 +51,8 @@ impl Display {
             bar.set_length(total);
             bar.set_position(done);
         }
-        let tenth = u64::try_from(u128::from(done) * 10 / u128::from(total.max(1))).unwrap_or(10);
-        if self.lines && tenth > self.tenth {
-            eprintln!("{}% done", tenth * 10);
-            self.tenth = tenth;
+        if self.lines {
+            self.line(done, total);
         }
         if self.interrupted.load(Ordering::Relaxed) {
             ControlFlow::Break(())
@@ -60,10 +62,32 @@ impl Display {
     }
 }
 
+impl Display {
+    fn line(&mut self, done: u64, total: u64) {
+        let parts = |of: u128| u64::try_from(u128::from(done) * of / u128::from(total.max(1))).unwrap_or(0);
+        if self.qemu_img {
+            // What programs that call qemu-img -p look for.
+            let part = parts(10_000);
+            if self.shown != Some(part) {
+                let text = format!("    ({}.{:02}/100%)\r", part / 100, part % 100);
+                // Nobody has to read it.
+                let _ = print(&text);
+                self.shown = Some(part);
+            }
+        } else if parts(10) > self.shown.unwrap_or(0) {
+            eprintln!("{}% done", parts(10) * 10);
+            self.shown = Some(parts(10));
+        }
+    }
+}
+
 impl Drop for Display {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
+        }
+        if self.lines && self.qemu_img {
+            let _ = print("\n");
         }
     }
 }
@@ -71,7 +95,7 @@ impl Drop for Display {
 /// The exit code of work that a signal has ended; other errors stay errors.
 pub(crate) fn interrupted(error: OperationError, what: &str) -> anyhow::Result<ExitCode> {
     if matches!(error, OperationError::Interrupted) {
-        eprintln!("vireo image: {what}");
+        eprintln!("{}: {what}", program());
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Err(error.into())

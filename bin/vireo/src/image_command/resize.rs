@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use block_io::BlockBackend;
 use block_io::operations::{ImageAccess, OpenImage};
 use clap::Args;
 
-use super::arguments::{Format, image_path, size};
+use super::arguments::{Format, format_to_write, image_path, size};
 use super::output::print;
 
 /// A size, or a change of one.
@@ -26,6 +27,13 @@ fn change(text: &str) -> Result<Change, String> {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Preallocation {
+    Off,
+    Falloc,
+    Full,
+}
+
 /// Change the size of the disk in an image.
 ///
 /// Nobody else may have the image open. What is in the disk (partitions, file systems) is not changed with it.
@@ -33,7 +41,10 @@ fn change(text: &str) -> Result<Change, String> {
 pub(crate) struct ResizeArguments {
     /// Format of the image
     #[arg(short, long, value_name = "FORMAT")]
-    format: Format,
+    format: Option<Format>,
+    /// Storage for what is added: as much as is written (off), reserved (falloc), written with zeroes (full)
+    #[arg(long, value_name = "MODE", default_value = "off")]
+    preallocation: Preallocation,
     /// Allow a smaller size: what is beyond it is lost
     #[arg(long)]
     shrink: bool,
@@ -55,7 +66,8 @@ pub(crate) struct ResizeArguments {
 pub(crate) fn run(arguments: &ResizeArguments) -> anyhow::Result<ExitCode> {
     let name = arguments.file.display();
     let access = ImageAccess { directories: arguments.backing_directory.clone(), ..ImageAccess::default() };
-    let image = OpenImage::open(&arguments.file, arguments.format.into(), &access)?;
+    let format = format_to_write(arguments.format, &arguments.file)?;
+    let image = OpenImage::open(&arguments.file, format, &access)?;
     let before = image.disk().capacity();
     let wanted = match arguments.size {
         Change::To(bytes) => Some(bytes),
@@ -73,11 +85,33 @@ pub(crate) fn run(arguments: &ResizeArguments) -> anyhow::Result<ExitCode> {
             "{name}: cannot resize from {before} to {after} bytes: what is beyond is lost; give --shrink if that is meant"
         );
     }
-    image.disk().resize(after)?;
+    if arguments.preallocation == Preallocation::Off {
+        image.disk().resize(after)?;
+    } else {
+        grow_with_storage(&image, after, arguments.preallocation == Preallocation::Full)
+            .with_context(|| format!("{name}: cannot resize with --preallocation"))?;
+    }
     if !arguments.quiet {
         print("Image resized.\n")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes a raw disk larger and reserves what is added, or leaves it as it was.
+fn grow_with_storage(image: &OpenImage, after: u64, written: bool) -> anyhow::Result<()> {
+    let OpenImage::Raw(disk) = image else { bail!("storage can be reserved in raw images only") };
+    let before = disk.capacity();
+    if after < before {
+        bail!("there is nothing to reserve in a smaller disk");
+    }
+    disk.resize(after)?;
+    if after > before
+        && let Err(error) = disk.preallocate(before, after - before, written)
+    {
+        disk.resize(before)?;
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::CacheMode;
@@ -57,6 +57,22 @@ struct Piece {
     within: usize,
     /// Bytes of the part.
     bytes: usize,
+}
+
+/// Whether a file is known to read as zeroes from `offset` on (a hole), and for how many of `bytes` bytes that holds. The
+/// range lies within the file. lseek(2): SEEK_DATA, SEEK_HOLE.
+pub(crate) fn zero_run(file: &File, offset: u64, bytes: u64) -> Result<(bool, u64), Errno> {
+    let cut = |end: u64| end.saturating_sub(offset).min(bytes);
+    match rustix::fs::seek(file, SeekFrom::Data(offset)) {
+        // Nothing but a hole up to the end.
+        Err(Errno::NXIO) => Ok((true, bytes)),
+        // A device, or a file system that can't tell.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok((false, bytes)),
+        Err(errno) => Err(errno),
+        // Holes end with blocks of the file system: whole sectors.
+        Ok(data) if data > offset => Ok((true, cut(data))),
+        Ok(_) => Ok((false, cut(rustix::fs::seek(file, SeekFrom::Hole(offset))?).max(1))),
+    }
 }
 
 /// An open disk file: everything that a thread needs to work on it.
@@ -186,6 +202,16 @@ impl Access {
         let target =
             Target { file: Arc::clone(&self.file), zeroes_beyond_end: self.layout.kind == Kind::RegularFile };
         Transfer::new(direction, offset, &[segment]).run(&target)
+    }
+
+    /// As [`zero_run`] of its file.
+    pub(crate) fn zero_run(&self, offset: u64, bytes: u64) -> Result<(bool, u64), Errno> {
+        zero_run(&self.file, offset, bytes)
+    }
+
+    /// Reserves storage for a range without writing to it.
+    pub(crate) fn reserve(&self, offset: u64, bytes: u64) -> Result<(), Errno> {
+        self.allocate(FallocateFlags::empty(), offset, bytes)
     }
 
     /// Gives storage back where that is possible; a disk that can't is no error.

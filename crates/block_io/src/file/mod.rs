@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-pub(crate) use self::access::{Access, AlignedBuffer};
+pub(crate) use self::access::{Access, AlignedBuffer, zero_run};
 pub(crate) use self::layout::{Kind, Layout};
 use crate::backend::BlockError;
 use crate::engine::{EngineChoice, Target};

@@ -13,7 +13,7 @@ use super::image::Image;
 use super::ova::{self, OvaDisk};
 use super::queue::FormatQueue;
 use super::source::{HostSource, SharedSource};
-use super::{Format, ova_disk};
+use super::{Format, FormatInfo, ova_disk};
 use crate::backend::{BlockBackend, BlockError, BlockGeometry, BlockQueue};
 use crate::engine::{EngineChoice, Target};
 use crate::file::{CacheMode, HostFile, Kind, Locking, RawOptions, error};
@@ -99,6 +99,13 @@ impl FormatDisk {
     /// The image, for reading it without a queue.
     pub fn image(&self) -> &Image {
         &self.image
+    }
+
+    /// What the image at `path` says about itself. Opens no other file, needs no lock.
+    pub fn describe(path: &Path, format: Format) -> Result<FormatInfo, BlockError> {
+        let options = FormatOptions { locking: Locking::Shared, ..FormatOptions::default() };
+        super::describe::describe(format, &open_host(path, &options)?)
+            .map_err(|source| refuse(path, format, source))
     }
 
     /// The disks of the archive at `path`.

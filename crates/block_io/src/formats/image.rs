@@ -11,6 +11,8 @@ use super::map::{BlockMap, Extent, Grain};
 use super::source::{Numbers, SharedSource, fits, read_array, read_vec};
 use super::tables::{Lookup, Tables};
 use super::{Format, vdi, vhd, vhdx, vmdk};
+use crate::file::zero_run;
+use crate::status::RangeStatus;
 
 /// Expanded grains that an image keeps: a grain is often read in several requests, by several queues.
 const GRAINS_HELD: usize = 8;
@@ -73,6 +75,42 @@ impl Image {
     /// Size of the disk's sectors, bytes.
     pub fn sector_bytes(&self) -> u32 {
         self.map.sector_bytes()
+    }
+
+    /// Size of the pieces in which the disk is allocated, bytes, if it is in pieces of one size.
+    pub fn block_bytes(&self) -> Option<u64> {
+        self.map.block_bytes()
+    }
+
+    /// How the disk is stored from `offset` on, and for how many of `bytes` bytes. The range lies within the capacity. Waits.
+    pub(crate) fn status(&self, offset: u64, bytes: u64) -> Result<(RangeStatus, u64), ImageError> {
+        let found = self.resolve(offset, bytes, Lookup::Loading)?;
+        let (extent, run) = found.ok_or_else(|| ImageError::field("offset", offset, "is not mapped"))?;
+        let status = match extent {
+            Extent::Zero if self.map.says_zero() => RangeStatus::zero(0, None),
+            Extent::Zero => RangeStatus::absent(0),
+            Extent::Compressed { .. } => RangeStatus::compressed(0),
+            Extent::Data { source, offset } => return self.data_status(source, offset, run),
+        };
+        Ok((status, run))
+    }
+
+    /// How bytes of a source are stored. An image without a map of its own may have holes.
+    fn data_status(&self, number: usize, offset: u64, bytes: u64) -> Result<(RangeStatus, u64), ImageError> {
+        let host = self.sources().get(number).and_then(|source| source.host());
+        let (file, start) = host.ok_or_else(|| ImageError::field("offset", offset, "is not in a file"))?;
+        let status = RangeStatus { file: number, ..RangeStatus::data(0, start + offset) };
+        if self.block_bytes().is_some() {
+            return Ok((status, bytes));
+        }
+        let (zero, run) = zero_run(&file, start + offset, bytes)
+            .map_err(|errno| ImageError::Read { what: "what is allocated", source: errno.into() })?;
+        Ok((RangeStatus { zero, ..status }, run))
+    }
+
+    /// What the host file is called that holds a source.
+    pub(crate) fn path(&self, source: usize) -> Option<&std::path::Path> {
+        self.sources().get(source)?.path()
     }
 
     pub(super) fn sources(&self) -> &[SharedSource] {

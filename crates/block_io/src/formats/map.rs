@@ -39,6 +39,14 @@ pub(super) trait BlockMap: Send + Sync + std::fmt::Debug {
         512
     }
 
+    /// Size of the pieces in which the disk is allocated, bytes, if it is in pieces of one size.
+    fn block_bytes(&self) -> Option<u64>;
+
+    /// Whether what is not stored is said to be zero, not just nowhere to be found.
+    fn says_zero(&self) -> bool {
+        true
+    }
+
     /// What the disk is from `offset`, which is within the capacity, and for how many bytes: at least one, at most `bytes`,
     /// which does not reach beyond the capacity. `None` if that is not in memory and must not be loaded.
     fn map(

@@ -11,6 +11,7 @@
 //!
 //! Not supported and refused: differencing images of every format, ESXi's delta disks, encrypted images.
 
+mod describe;
 mod disk;
 mod error;
 mod image;
@@ -25,12 +26,14 @@ mod vhd;
 mod vhdx;
 mod vmdk;
 
+pub use self::describe::FormatInfo;
 pub use self::disk::{ExtentAccess, FormatDisk, FormatOptions};
 pub use self::error::ImageError;
 pub use self::image::{ExtentOpener, Image};
 pub use self::ova::{OvaDisk, disk as ova_disk, disks as ova_disks};
 pub use self::probe::{PROBE_BYTES, probe};
 pub use self::source::{ImageSource, SharedSource};
+pub use self::vmdk::{VmdkExtent, VmdkInfo};
 
 /// A format of disk images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

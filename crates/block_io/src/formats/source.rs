@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::error::ImageError;
@@ -18,6 +19,11 @@ pub trait ImageSource: Send + Sync + std::fmt::Debug {
 
     /// The host file that holds the bytes and where in it they begin, if there is one.
     fn host(&self) -> Option<(Arc<File>, u64)> {
+        None
+    }
+
+    /// What that file is called.
+    fn path(&self) -> Option<&Path> {
         None
     }
 
@@ -80,6 +86,10 @@ impl ImageSource for HostSource {
     fn host(&self) -> Option<(Arc<File>, u64)> {
         Some((Arc::clone(&self.file.access.file), 0))
     }
+
+    fn path(&self) -> Option<&Path> {
+        Some(&self.file.path)
+    }
 }
 
 /// A part of another source: a member of an archive.
@@ -119,6 +129,10 @@ impl ImageSource for Window {
     fn host(&self) -> Option<(Arc<File>, u64)> {
         let (file, start) = self.inner.host()?;
         Some((file, start.checked_add(self.start)?))
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.inner.path()
     }
 
     fn is_plain(&self, offset: u64, bytes: u64) -> bool {

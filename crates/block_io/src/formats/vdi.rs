@@ -72,6 +72,10 @@ impl BlockMap for Vdi {
         self.capacity
     }
 
+    fn block_bytes(&self) -> Option<u64> {
+        Some(self.block_bytes)
+    }
+
     fn map(
         &self,
         tables: &Tables,

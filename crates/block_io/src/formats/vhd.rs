@@ -165,6 +165,13 @@ impl BlockMap for Vhd {
         }
     }
 
+    fn block_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Fixed { .. } => None,
+            Self::Dynamic(dynamic) => Some(dynamic.block_bytes),
+        }
+    }
+
     fn map(
         &self,
         tables: &Tables,

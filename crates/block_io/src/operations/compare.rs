@@ -4,6 +4,10 @@ use std::ops::ControlFlow;
 
 use super::transfer::{BUFFER_BYTES, DEPTH, Direction, Failed, Transfer};
 use super::{OpenImage, OperationError, Progress};
+use crate::status::RangeStatus;
+
+/// Ranges that are looked up between two reports of progress: looking through the tables of a huge image can take long.
+const MOST_LOOKUPS: usize = 256;
 
 /// What a comparison found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +49,15 @@ pub fn compare(
                 first_difference = [first_difference, found].into_iter().flatten().min();
                 done += bytes as u64;
             }
+            let mut looked_at = 0;
             // What comes before a difference has been asked for already.
             while next < total && first_difference.is_none() {
+                looked_at += 1;
+                if looked_at > MOST_LOOKUPS {
+                    // Time to say how far this has come.
+                    unfinished = true;
+                    break;
+                }
                 let mut run = total - next;
                 let mut zero = [true; 2];
                 for (image, (size, zero)) in images.iter().zip(sizes.iter().zip(&mut zero)) {
@@ -76,6 +87,32 @@ pub fn compare(
         }
         transfer.wait().map_err(failed)?;
     }
+}
+
+/// Where what the images store begins to differ, whatever it is: what is allocated, known to be zero, compressed, or has a
+/// place of its own. To be called for disks of one size. `progress` as for a copy.
+pub fn compare_allocation(
+    first: &OpenImage,
+    second: &OpenImage,
+    progress: Progress<'_>,
+) -> Result<Option<u64>, OperationError> {
+    let total = first.disk().capacity().min(second.disk().capacity());
+    let kind = |status: RangeStatus| {
+        (status.present, status.zero, status.data, status.compressed, status.offset.is_some())
+    };
+    let mut at = 0;
+    while at < total {
+        let (left, run) = first.status(at, total - at)?;
+        let (right, run) = second.status(at, run)?;
+        if kind(left) != kind(right) {
+            return Ok(Some(at));
+        }
+        at += run;
+        if progress(at, total) == ControlFlow::Break(()) {
+            return Err(OperationError::Interrupted);
+        }
+    }
+    Ok(None)
 }
 
 /// A range whose content is being read, as far as it is not known to be zero.

@@ -1,5 +1,7 @@
 //! Operations on whole images, without QEMU; `bin/vireo/tests/image.rs` compares with it.
 
+mod layers;
+
 use std::path::PathBuf;
 
 use super::*;

@@ -168,9 +168,18 @@ impl Transfer {
 
     /// Makes a disk's writes durable. Nothing may be unfinished.
     pub(super) fn flush(&mut self, disk: usize) -> Result<(), Failed> {
-        let fail = |errno| Failed { disk, offset: 0, errno };
+        self.run_alone(disk, 0, BlockOperation::Flush)
+    }
+
+    /// Makes a range of a disk read as zeroes. Nothing may be unfinished.
+    pub(super) fn write_zeroes(&mut self, disk: usize, offset: u64, bytes: u64) -> Result<(), Failed> {
+        self.run_alone(disk, offset, BlockOperation::WriteZeroes { offset, bytes, may_unmap: true })
+    }
+
+    fn run_alone(&mut self, disk: usize, offset: u64, operation: BlockOperation) -> Result<(), Failed> {
+        let fail = |errno| Failed { disk, offset, errno };
         let queue = &mut self.queues[disk];
-        let request = BlockRequest { tag: 0, operation: BlockOperation::Flush };
+        let request = BlockRequest { tag: 0, operation };
         queue.submit(request).map_err(|_| fail(Errno::BUSY))?;
         queue.kick();
         loop {

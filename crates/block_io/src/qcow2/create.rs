@@ -131,6 +131,11 @@ impl Qcow2Parameters {
         Ok(())
     }
 
+    /// Whether such an image can be.
+    pub fn check(&self) -> Result<(), FormatError> {
+        self.header().map(|_| ())
+    }
+
     fn header(&self) -> Result<Header, FormatError> {
         self.check_contradictions()?;
         let refuse =

@@ -25,10 +25,12 @@ mod info;
 mod metadata_file;
 mod queue;
 mod range_locks;
+mod rebase;
 mod refcount;
 mod resize;
 mod snapshot_changes;
 mod snapshots;
+mod status;
 mod tables;
 mod uses;
 mod write;
@@ -41,7 +43,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use self::chain::Extent;
+use self::chain::{Extent, Layer};
 pub use self::check::{CheckReport, Repair};
 pub use self::create::{BackingName, DataFileName, Preallocation, Qcow2Parameters};
 pub(crate) use self::create::{avoid_copy_on_write, reserve_storage};
@@ -52,6 +54,7 @@ use self::queue::Qcow2Queue;
 pub use self::snapshots::Snapshot;
 use crate::backend::{BlockBackend, BlockError, BlockGeometry, BlockQueue};
 use crate::file::{HostFile, Locking, RawOptions, error};
+use crate::status::RangeStatus;
 
 /// Default of [`Qcow2Options::metadata_cache_bytes`]: 8 MiB, which map 64 GiB with clusters of 64 KiB (and 32 GiB with
 /// extended L2 entries); of smaller disks everything that is used stays in memory.
@@ -138,6 +141,19 @@ impl Qcow2Disk {
         })
     }
 
+    /// What is below the image at `path`, nearest first: path and format of each file. Opens them all, as for reading the
+    /// disk, so that what may not be opened and loops are errors; takes no locks.
+    pub fn chain(path: &Path, options: &Qcow2Options) -> Result<Vec<(PathBuf, &'static str)>, BlockError> {
+        let file = RawOptions { read_only: true, locking: Locking::Shared, ..options.file };
+        let image =
+            backing::open_chain(HostFile::open(path, &file)?, &Qcow2Options { file, ..options.clone() })?;
+        let described = |layer: &Layer| match layer {
+            Layer::Raw { file, .. } => (file.path.clone(), "raw"),
+            Layer::Qcow2(image) => (image.file.path.clone(), "qcow2"),
+        };
+        Ok(image.backing.iter().map(described).collect())
+    }
+
     /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.
     /// Backing files are not looked at.
     pub fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
@@ -179,6 +195,19 @@ impl Qcow2Disk {
     /// Size of a cluster, bytes.
     pub fn cluster_bytes(&self) -> u64 {
         self.image.layout.cluster_bytes()
+    }
+
+    /// Which layer of the chain decides about the bytes from `offset` on, and for how many of `bytes` bytes. Waits.
+    pub(crate) fn status(&self, offset: u64, bytes: u64) -> Result<(RangeStatus, u64), Errno> {
+        self.image.status(offset, bytes)
+    }
+
+    /// The file that stores a layer's data; layer 0 is the image itself.
+    pub(crate) fn data_path(&self, layer: usize) -> Option<&Path> {
+        match layer.checked_sub(1) {
+            None => Some(&self.image.data().path),
+            Some(below) => self.image.backing.get(below).map(|layer| layer.file().path.as_path()),
+        }
     }
 
     fn over(file: HostFile, options: &Qcow2Options) -> Result<Self, BlockError> {

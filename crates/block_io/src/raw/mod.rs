@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use crate::backend::{
@@ -48,20 +47,23 @@ impl RawDisk {
     }
 
     /// Whether the disk is known to read as zeroes from `offset` on (a hole of the file), and for how many of `bytes` bytes
-    /// that holds. lseek(2): SEEK_DATA, SEEK_HOLE.
+    /// that holds. The range lies within the disk.
     pub(crate) fn zero_run(&self, offset: u64, bytes: u64) -> Result<(bool, u64), Errno> {
-        let file = &*self.shared.file.access.file;
-        let cut = |end: u64| end.saturating_sub(offset).min(bytes);
-        match rustix::fs::seek(file, SeekFrom::Data(offset)) {
-            // Nothing but a hole up to the end.
-            Err(Errno::NXIO) => Ok((true, bytes)),
-            // A device, or a file system that can't tell.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok((false, bytes)),
-            Err(errno) => Err(errno),
-            // Holes end with blocks of the file system: whole sectors.
-            Ok(data) if data > offset => Ok((true, cut(data))),
-            Ok(_) => Ok((false, cut(rustix::fs::seek(file, SeekFrom::Hole(offset))?).max(1))),
-        }
+        self.shared.file.access.zero_run(offset, bytes)
+    }
+
+    /// Reserves storage for a range, which has to be beyond everything that was ever written and read as zeroes: as the file
+    /// system reserves it, or by writing zeroes (`written`), which some storage needs. Waits.
+    pub fn preallocate(&self, offset: u64, bytes: u64, written: bool) -> Result<(), BlockError> {
+        let access = &self.shared.file.access;
+        let result =
+            if written { access.write_zero_bytes(offset, bytes) } else { access.reserve(offset, bytes) };
+        result.map_err(|errno| error(&self.shared.file.path, "cannot reserve storage", errno.into()))
+    }
+
+    /// The file or device.
+    pub(crate) fn path(&self) -> &Path {
+        &self.shared.file.path
     }
 
     fn over(file: HostFile) -> Result<Self, BlockError> {

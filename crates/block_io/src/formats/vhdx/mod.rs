@@ -195,6 +195,10 @@ impl BlockMap for Vhdx {
         self.sector_bytes
     }
 
+    fn block_bytes(&self) -> Option<u64> {
+        Some(self.block_bytes)
+    }
+
     fn map(
         &self,
         tables: &Tables,

@@ -55,8 +55,9 @@ pub(super) struct ExtentLine {
 /// What of a descriptor matters for reading.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Descriptor {
-    create_type: String,
-    parent: Option<String>,
+    pub(super) create_type: String,
+    pub(super) content_id: Option<String>,
+    pub(super) parent: Option<String>,
     pub(super) extents: Vec<ExtentLine>,
 }
 
@@ -100,6 +101,7 @@ impl Descriptor {
         let value = value.trim().trim_matches('"');
         match key.trim().to_ascii_lowercase().as_str() {
             "createtype" => value.clone_into(&mut self.create_type),
+            "cid" => self.content_id = Some(value.to_owned()),
             "parentcid" => self.parent = Some(value.to_owned()),
             _ => {}
         }

@@ -76,6 +76,74 @@ pub(super) fn open(
     Ok((Box::new(vmdk), sources))
 }
 
+/// An extent, as a descriptor or its own header describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmdkExtent {
+    /// Size, bytes.
+    pub bytes: u64,
+    /// Its file's name; `None` if it is in the image's own file, or in none.
+    pub name: Option<String>,
+    /// `FLAT`, `SPARSE`, `ZERO`; empty if it is the image's own file.
+    pub kind: &'static str,
+    /// Size of a grain, bytes, where the extent is in the image's own file.
+    pub grain_bytes: Option<u64>,
+    /// Whether grains are compressed, where the extent is in the image's own file.
+    pub compressed: bool,
+}
+
+/// What a VMDK image says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmdkInfo {
+    /// `createType`.
+    pub create_type: String,
+    /// `CID`, which changes with the content.
+    pub content_id: u32,
+    /// `parentCID`; `0xffffffff` if there is no parent.
+    pub parent_id: u32,
+    /// The parts of the disk, in order.
+    pub extents: Vec<VmdkExtent>,
+}
+
+/// Reads what an image says. No extent in another file is opened.
+pub(super) fn describe(source: &dyn ImageSource) -> Result<VmdkInfo, ImageError> {
+    let sparse = Sparse::probe(source, 0)?;
+    let text = match sparse.as_ref().map(Sparse::descriptor) {
+        Some(None) => Vec::new(),
+        Some(Some((offset, bytes))) => read_descriptor(source, offset, bytes)?,
+        None => read_descriptor(source, 0, source.bytes())?,
+    };
+    let descriptor = if text.is_empty() { Descriptor::default() } else { Descriptor::parse(&text)? };
+    let number = |text: &Option<String>, missing: u32| {
+        text.as_ref().and_then(|text| u32::from_str_radix(text, 16).ok()).unwrap_or(missing)
+    };
+    let extents = match &sparse {
+        Some(sparse) => vec![VmdkExtent {
+            bytes: sparse.capacity(),
+            name: None,
+            kind: "",
+            grain_bytes: Some(sparse.grain_bytes()),
+            compressed: sparse.is_compressed(),
+        }],
+        None => descriptor
+            .extents
+            .iter()
+            .map(|line| VmdkExtent {
+                bytes: line.sectors.saturating_mul(SECTOR_BYTES),
+                name: line.name.clone(),
+                kind: line.kind.name(),
+                grain_bytes: None,
+                compressed: false,
+            })
+            .collect(),
+    };
+    Ok(VmdkInfo {
+        content_id: number(&descriptor.content_id, 0),
+        parent_id: number(&descriptor.parent, u32::MAX),
+        create_type: descriptor.create_type,
+        extents,
+    })
+}
+
 fn read_descriptor(source: &dyn ImageSource, offset: u64, bytes: u64) -> Result<Vec<u8>, ImageError> {
     if offset == 0 && !looks_like_a_descriptor(&read_start(source)?) {
         return Err(ImageError::Magic { format: "VMDK", field: "KDMV, or a descriptor's first line," });
@@ -133,6 +201,18 @@ fn open_extent(
 impl BlockMap for Vmdk {
     fn capacity(&self) -> u64 {
         self.capacity
+    }
+
+    fn block_bytes(&self) -> Option<u64> {
+        // Where extents differ there is no one answer.
+        match self.parts.as_slice() {
+            [(_, Part::Sparse(sparse))] => Some(sparse.grain_bytes()),
+            _ => None,
+        }
+    }
+
+    fn says_zero(&self) -> bool {
+        false
     }
 
     fn map(

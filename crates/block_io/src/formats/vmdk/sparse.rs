@@ -148,6 +148,16 @@ impl Sparse {
         self.capacity
     }
 
+    /// Size of a grain, bytes.
+    pub(super) fn grain_bytes(&self) -> u64 {
+        self.grain_bytes
+    }
+
+    /// Whether grains are compressed.
+    pub(super) fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+
     /// Where the descriptor is, if it has one, and its size, bytes.
     pub(super) fn descriptor(&self) -> Option<(u64, u64)> {
         self.descriptor

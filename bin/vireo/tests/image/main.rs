@@ -2,6 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod devices;
+mod formats;
+mod layers;
+mod map;
+mod qemu_img;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -273,6 +279,21 @@ fn images_are_resized_and_shrunk_only_if_told_so() {
     folder.qemu_io("top.qcow2", &["read -P 17 64k 192k", "read -P 0 4M 4M"]);
     folder.qemu_img("check -f qcow2 top.qcow2");
     assert!(folder.refused("resize -f raw base.raw -6M").contains("not a size"));
+    // Storage for what is added.
+    let stored = |image: &str| {
+        json(&folder.vireo(&format!("info --output json {image}")))["actual-size"].as_u64().unwrap()
+    };
+    for mode in ["falloc", "full"] {
+        let before = stored("base.raw");
+        folder.vireo(&format!("resize -f raw --preallocation {mode} base.raw +2M"));
+        assert!(stored("base.raw") >= before + (2 << 20), "{mode}");
+    }
+    assert_eq!(size("base.raw"), 10 << 20);
+    folder.qemu_io("base.raw", &["read -P 17 64k 192k", "read -P 0 256k 9984k"]);
+    assert!(
+        folder.refused("resize -f qcow2 --preallocation=full plain.qcow2 +1M").contains("raw images only")
+    );
+    assert_eq!(size("plain.qcow2"), 5 << 20);
 }
 
 #[test]
@@ -293,7 +314,7 @@ fn converted_images_hold_what_qemu_sees_in_the_source() {
         ] {
             folder.vireo(&format!("convert -q -f {from} -O {to} {options} {image} copy"));
             folder.qemu_img(&format!("compare -f {from} -F {to} {image} copy"));
-            folder.vireo(&format!("compare -s -f {to} -F {from} copy {image}"));
+            folder.vireo(&format!("compare -f {to} -F {from} copy {image}"));
             if to == "qcow2" {
                 folder.qemu_img("check -f qcow2 copy");
                 assert_eq!(json(&folder.vireo("info --output json copy"))["backing-filename"], Value::Null);
@@ -397,12 +418,12 @@ fn compare_has_qemu_imgs_exit_codes_and_finds_the_first_difference() {
     content[5_000_001] = 1;
     content[3_000_001] = 1;
     std::fs::write(folder.path("other"), &content).unwrap();
-    assert_eq!(compare("-f raw -F raw zero other", 1), "Content differs at offset 3000001.\n");
-    assert_eq!(compare("-f raw -F raw other short", 1), "Content differs at offset 3000001.\n");
+    assert_eq!(compare("-f raw -F raw zero other", 1), "Content mismatch at offset 3000001!\n");
+    assert_eq!(compare("-f raw -F raw other short", 1), "Content mismatch at offset 3000001!\n");
     content[3_000_001] = 0;
     content.resize(8 << 20, 3);
     std::fs::write(folder.path("longer"), &content).unwrap();
-    assert_eq!(compare("-f raw -F raw short longer", 1), "Content differs at offset 5000001.\n");
+    assert_eq!(compare("-f raw -F raw short longer", 1), "Content mismatch at offset 5000001!\n");
     compare("-f raw -F raw short missing", 2);
     compare("-f qcow2 -F raw short longer", 2);
 }
