@@ -22,7 +22,7 @@ pub use self::pool::{
 pub use self::sources::{PoolSources, SourceQuery};
 pub use self::volume::{
     BackingStore, Compatibility, Extent, Preallocated, Timestamp, Timestamps, VolumeDefinition,
-    VolumeFeatures, VolumeFormat, VolumeKind, VolumeTarget,
+    VolumeFeatures, VolumeFormat, VolumeKind, VolumeTarget, check_volume_name,
 };
 
 #[cfg(test)]

@@ -262,7 +262,7 @@ impl VolumeDefinition {
 
 /// Whether a name can be a volume's; if not, the rule that it breaks. Control characters are refused because a list of
 /// names is made of lines, and a terminal shows them.
-pub(crate) fn check_volume_name(name: &str) -> Result<(), &'static str> {
+pub fn check_volume_name(name: &str) -> Result<(), &'static str> {
     if matches!(name, "" | "." | "..") || name.len() > MOST_NAME_BYTES {
         return Err("a volume's name: 1 to 255 bytes, not \".\" or \"..\"");
     }
