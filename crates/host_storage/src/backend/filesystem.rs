@@ -5,6 +5,7 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use libvirt_xml::storage::{
     FileSystem, NetworkFileSystem, NetworkSource, Permissions, PoolDefinition, PoolSizes, PoolSource,
@@ -147,8 +148,23 @@ pub(super) fn stop(commands: &Commands, definition: &PoolDefinition) -> Result<(
     unmount(commands, target)
 }
 
+/// How long somebody may take to let go of a file system that is to be unmounted.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Unmounts. A file that was closed just now can still be open for a moment: in a child of this process that has not begun its own
+/// program yet, or in the kernel's I/O workers; so "busy" is believed only if it lasts.
 fn unmount(commands: &Commands, target: &str) -> Result<(), StorageError> {
-    commands.run("umount", &["--", target]).map(drop)
+    let begun = Instant::now();
+    loop {
+        match commands.run("umount", &["--", target]) {
+            Err(StorageError::ProgramFailed { output, .. })
+                if output.contains("busy") && begun.elapsed() < UNMOUNT_PATIENCE =>
+            {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result.map(drop),
+        }
+    }
 }
 
 pub(super) fn build(
