@@ -159,7 +159,7 @@ impl SourceImage {
             && !info.dirty
             && !info.corrupt
             && clusters
-            && (!spec.target.features.extended_l2 || info.extended_l2)
+            && (!spec.target.wanted_features().extended_l2 || info.extended_l2)
             && !spec.preallocate_metadata)
     }
 }

@@ -56,6 +56,11 @@ impl PoolDirectory {
         Ok(Arc::new(Self { fd, path: path.to_owned() }))
     }
 
+    /// What the directory itself is.
+    pub(crate) fn own_stat(&self) -> Result<Stat, StorageError> {
+        rustix::fs::fstat(&self.fd).map_err(StorageError::on("look at", &self.path))
+    }
+
     /// What people call an entry.
     pub(crate) fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -221,6 +226,20 @@ mod tests {
             check_name(name).unwrap();
         }
         assert!(check_name(&"x".repeat(256)).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_file_of_an_accepted_name_lies_in_the_directory(name in r"[./a\\\x00\n -]{0,6}|\PC{0,12}") {
+            let outer = tempfile::tempdir().unwrap();
+            let pool = outer.path().join("pool");
+            std::fs::create_dir(&pool).unwrap();
+            if check_name(&name).is_ok() {
+                PoolDirectory::open(&pool).unwrap().create_file(&name).unwrap();
+                proptest::prop_assert_eq!(std::fs::read_dir(&pool).unwrap().count(), 1);
+            }
+            proptest::prop_assert_eq!(std::fs::read_dir(outer.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]

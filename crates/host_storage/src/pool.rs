@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use libvirt_xml::storage::{PoolDefinition, PoolSizes, VolumeKind};
+use libvirt_xml::storage::{Permissions, PoolDefinition, PoolSizes, VolumeKind};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::backend::Known;
+use crate::backend::{Known, Seen};
 use crate::error::StorageError;
 use crate::formats::FormatRecord;
 use crate::jobs::Jobs;
@@ -62,6 +62,8 @@ struct Inner {
     moment: u64,
     /// How many look at the pool now.
     looks: usize,
+    /// What its directory has, while it is active.
+    permissions: Option<Permissions>,
 }
 
 /// A storage pool of this host. What it tells is a snapshot; operations are [`crate::Storage`]'s.
@@ -95,6 +97,7 @@ impl Pool {
                 removed: BTreeMap::new(),
                 moment: 0,
                 looks: 0,
+                permissions: None,
             }),
             jobs: Arc::default(),
             record: Arc::new(record),
@@ -137,9 +140,14 @@ impl Pool {
         Ok(())
     }
 
-    /// Its definition as it holds now, with the sizes of the last look at it.
+    /// Its definition as it holds now, with the sizes and permissions of the last look at it.
     pub fn describe(&self) -> PoolDefinition {
-        self.inner.lock().definition.clone()
+        let inner = self.inner.lock();
+        let mut definition = inner.definition.clone();
+        if let Some(permissions) = &inner.permissions {
+            definition.target.permissions = permissions.clone();
+        }
+        definition
     }
 
     /// Its definition as it will hold from the next start on: what the caller keeps.
@@ -229,9 +237,9 @@ impl Pool {
 
     /// A look that began at that moment has found these volumes, and the pool is up; or it has failed. What jobs have made and
     /// removed meanwhile counts for more than what was seen.
-    pub(crate) fn end_look(&self, began: u64, found: Option<&(Vec<Known>, PoolSizes)>) {
+    pub(crate) fn end_look(&self, began: u64, found: Option<&Seen>) {
         let mut inner = self.inner.lock();
-        if let Some((volumes, sizes)) = found {
+        if let Some(Seen { volumes, sizes, permissions }) = found {
             inner.volumes.retain(|_, (made, _)| *made >= began);
             for known in volumes {
                 let removed = inner.removed.get(&known.name).is_some_and(|removed| *removed >= began);
@@ -241,6 +249,7 @@ impl Pool {
             }
             inner.state = PoolState::Running;
             inner.definition.sizes = *sizes;
+            inner.permissions.clone_from(permissions);
         }
         inner.looks = inner.looks.saturating_sub(1);
         if inner.looks == 0 {
@@ -257,6 +266,7 @@ impl Pool {
         let mut inner = self.inner.lock();
         inner.state = PoolState::Inactive;
         inner.volumes.clear();
+        inner.permissions = None;
         if let Some(next) = inner.next.take() {
             inner.definition = next;
         }

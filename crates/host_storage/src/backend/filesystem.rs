@@ -14,7 +14,7 @@ use libvirt_xml::storage::{
 use rustix::fs::{AtFlags, CWD, FileType, Gid, IFlags, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::{BuildMode, Known};
+use super::{BuildMode, Known, Seen};
 use crate::command::{Commands, failed};
 use crate::directory::PoolDirectory;
 use crate::error::StorageError;
@@ -299,8 +299,9 @@ pub(super) fn sizes(path: &Path) -> Result<PoolSizes, StorageError> {
 }
 
 /// Looks at every entry of the directory; what nobody has seen before is looked into once.
-pub(super) fn scan(path: &Path, record: &FormatRecord) -> Result<Vec<Known>, StorageError> {
+pub(super) fn scan(path: &Path, record: &FormatRecord) -> Result<Seen, StorageError> {
     let directory = PoolDirectory::open(path)?;
+    let stat = directory.own_stat()?;
     directory.sweep()?;
     let before = record.identities();
     let (mut volumes, mut formats) = (Vec::new(), Vec::new());
@@ -320,7 +321,13 @@ pub(super) fn scan(path: &Path, record: &FormatRecord) -> Result<Vec<Known>, Sto
         }
     }
     record.replace(&before, &formats)?;
-    Ok(volumes)
+    let permissions = Permissions {
+        mode: Some(stat.st_mode & 0o7777),
+        owner: Some(stat.st_uid),
+        group: Some(stat.st_gid),
+        label: None,
+    };
+    Ok(Seen { volumes, sizes: sizes(path)?, permissions: Some(permissions) })
 }
 
 /// What an entry is, if it can be a volume; with the identity of a file whose format is to be remembered.

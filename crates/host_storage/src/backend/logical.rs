@@ -6,7 +6,7 @@ use libvirt_xml::storage::{PoolSizes, PoolSource, VolumeFormat, VolumeKind};
 use serde::Deserialize;
 
 use super::filesystem::require_empty;
-use super::{BuildMode, Known};
+use super::{BuildMode, Known, Seen};
 use crate::command::Commands;
 use crate::error::StorageError;
 use crate::formats::FormatOrigin;
@@ -123,7 +123,7 @@ pub(super) fn sizes(commands: &Commands, group: &str) -> Result<PoolSizes, Stora
     Ok(PoolSizes { capacity, allocation: capacity.saturating_sub(available), available })
 }
 
-pub(super) fn scan(commands: &Commands, group: &str) -> Result<(Vec<Known>, PoolSizes), StorageError> {
+pub(super) fn scan(commands: &Commands, group: &str) -> Result<Seen, StorageError> {
     let rows = report(commands, "lvs", "lv_name,lv_uuid,lv_attr,origin", Some(group))?;
     let volumes = rows.lv.iter().filter(|volume| is_disk(&volume.lv_attr)).map(|volume| Known {
         name: volume.lv_name.clone(),
@@ -134,7 +134,7 @@ pub(super) fn scan(commands: &Commands, group: &str) -> Result<(Vec<Known>, Pool
         format: VolumeFormat::Raw,
         origin: FormatOrigin::Told,
     });
-    Ok((volumes.collect(), sizes(commands, group)?))
+    Ok(Seen { volumes: volumes.collect(), sizes: sizes(commands, group)?, permissions: None })
 }
 
 /// Whether guests can use it: active, and not a pool of thin volumes (lvs(8), "lv_attr").

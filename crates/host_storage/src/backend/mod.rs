@@ -7,7 +7,9 @@ pub(crate) mod logical;
 
 use std::path::{Path, PathBuf};
 
-use libvirt_xml::storage::{PoolDefinition, PoolKind, PoolSizes, PoolSource, VolumeFormat, VolumeKind};
+use libvirt_xml::storage::{
+    Permissions, PoolDefinition, PoolKind, PoolSizes, PoolSource, VolumeFormat, VolumeKind,
+};
 
 use crate::command::Commands;
 use crate::error::StorageError;
@@ -35,6 +37,15 @@ pub(crate) struct Known {
     pub(crate) kind: VolumeKind,
     pub(crate) format: VolumeFormat,
     pub(crate) origin: FormatOrigin,
+}
+
+/// What a look at a pool has found.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) volumes: Vec<Known>,
+    pub(crate) sizes: PoolSizes,
+    /// Of the directory, if there is one.
+    pub(crate) permissions: Option<Permissions>,
 }
 
 /// The directory of a pool whose volumes are files; `None` for a volume group.
@@ -103,13 +114,10 @@ pub(crate) fn scan(
     commands: &Commands,
     definition: &PoolDefinition,
     record: &FormatRecord,
-) -> Result<(Vec<Known>, PoolSizes), StorageError> {
+) -> Result<Seen, StorageError> {
     match &definition.source {
         PoolSource::Logical { volume_group, .. } => logical::scan(commands, volume_group),
-        _ => {
-            let path = Path::new(&definition.target.path);
-            Ok((filesystem::scan(path, record)?, filesystem::sizes(path)?))
-        }
+        _ => filesystem::scan(Path::new(&definition.target.path), record),
     }
 }
 

@@ -244,8 +244,8 @@ impl Storage {
     /// The new volume as LVM tells it.
     fn known_logical(&self, pool: &PoolDefinition, group: &str, name: &str) -> Result<Known, StorageError> {
         let record = FormatRecord::open(None, uuid::Uuid::nil())?;
-        let (volumes, _) = crate::backend::scan(self.commands(), pool, &record)?;
-        let found = volumes.into_iter().find(|known| known.name == name);
+        let seen = crate::backend::scan(self.commands(), pool, &record)?;
+        let found = seen.volumes.into_iter().find(|known| known.name == name);
         found.ok_or_else(|| StorageError::NoSuchVolume(format!("name '{name}' in the volume group {group}")))
     }
 
@@ -408,8 +408,8 @@ fn parameters(spec: &ImageSpec<'_>) -> Result<Qcow2Parameters, StorageError> {
     let defaults = Qcow2Parameters::new(spec.capacity);
     Ok(Qcow2Parameters {
         cluster_bytes: spec.target.cluster_bytes.filter(|bytes| *bytes > 0).unwrap_or(defaults.cluster_bytes),
-        extended_l2: spec.target.features.extended_l2,
-        lazy_refcounts: spec.target.features.lazy_refcounts,
+        extended_l2: spec.target.wanted_features().extended_l2,
+        lazy_refcounts: spec.target.wanted_features().lazy_refcounts,
         compression: Compression::Zlib,
         backing: spec.backing.clone(),
         ..defaults

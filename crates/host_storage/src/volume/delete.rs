@@ -34,6 +34,11 @@ impl Storage {
             return self.delete_directory(pool, name);
         }
         let claimed = self.claim_to_change(pool, name, "delete", Dependents::Refused)?;
+        if claimed.directory.is_some() && claimed.known.kind == VolumeKind::Block {
+            return Err(StorageError::Unsupported(
+                "removing block or network volumes is not supported".into(),
+            ));
+        }
         if mode == DeleteMode::Zeroed {
             overwrite(claimed.file(), &claimed.known.path, Pattern::Zero, progress)?;
         }

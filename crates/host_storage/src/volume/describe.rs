@@ -121,9 +121,12 @@ impl Storage {
         definition.capacity = Some(info.virtual_bytes);
         let target: &mut VolumeTarget = &mut definition.target;
         target.cluster_bytes = Some(info.cluster_bytes);
-        target.compatibility = Some(if info.version >= 3 { Compatibility::New } else { Compatibility::Old });
-        target.features =
-            VolumeFeatures { lazy_refcounts: info.lazy_refcounts, extended_l2: info.extended_l2 };
+        // As libvirt tells them: of version 3 only.
+        if info.version >= 3 {
+            target.compatibility = Some(Compatibility::New);
+            target.features =
+                Some(VolumeFeatures { lazy_refcounts: info.lazy_refcounts, extended_l2: info.extended_l2 });
+        }
         let Some(name) = info.backing else { return };
         let path = resolve_backing(&known.path, &name);
         let format = info.backing_format.as_deref().and_then(VolumeFormat::from_name);

@@ -98,22 +98,21 @@ impl Storage {
         }
         for pool in self.pools() {
             for other in pool.all_known().into_iter().filter(|other| other.format == VolumeFormat::Qcow2) {
-                if other.path != known.path && self.backing_path(&pool, &other).as_ref() == Some(&known.path)
-                {
+                if other.path != known.path && paths_below(&pool, &other).contains(&known.path) {
                     return refuse(&other.name);
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// The path that a volume names as its backing file, without needless parts. Nothing there is opened.
-    fn backing_path(&self, pool: &Pool, known: &Known) -> Option<PathBuf> {
-        let (_, _, _, file) = open(pool, &known.name, OFlags::RDONLY).ok()?;
-        let info = image::qcow2_info(&file, &known.path).ok()?;
-        let name = info.backing.or(info.data_file)?;
-        resolve_backing(&known.path, &name)
-    }
+/// Paths of the files that a volume names as those it needs. Nothing there is opened.
+fn paths_below(pool: &Pool, known: &Known) -> Vec<PathBuf> {
+    let Ok((_, _, _, file)) = open(pool, &known.name, OFlags::RDONLY) else { return Vec::new() };
+    let Ok(info) = image::qcow2_info(&file, &known.path) else { return Vec::new() };
+    let names = info.backing.into_iter().chain(info.data_file);
+    names.filter_map(|name| resolve_backing(&known.path, &name)).collect()
 }
 
 /// The path that a name in an image means, by its words alone; `None` for the name of a protocol.

@@ -65,7 +65,7 @@ impl Lvm {
     }
 }
 
-fn program_at(directory: &Path, name: &str, body: &str, log: &Path) {
+pub(crate) fn program_at(directory: &Path, name: &str, body: &str, log: &Path) {
     let path = directory.join(name);
     std::fs::write(&path, format!("#!/bin/sh\necho \"{name} $*\" >> '{}'\n{body}\n", log.display())).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();

@@ -126,6 +126,11 @@ fn a_pool_gets_the_mode_that_it_asks_for() {
     let pool = storage.define(definition).unwrap();
     storage.build(&pool, BuildMode::Plain).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o750);
+    storage.start(&pool, None).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    storage.refresh(&pool).unwrap();
+    assert_eq!(pool.describe().target.permissions.mode, Some(0o700), "what is there");
+    assert_eq!(pool.describe_inactive().target.permissions.mode, Some(0o750), "what was asked for");
 }
 
 #[test]
@@ -141,4 +146,41 @@ fn programs_that_are_missing_are_named_with_their_package() {
     let query = SourceQuery { host: Some("h".into()) };
     let message = storage.find_sources(PoolKind::NetworkFileSystem, &query).unwrap_err().to_string();
     assert!(message.contains("nfs-common"), "{message}");
+}
+
+/// A server is not at hand: programs that write down how they were called stand in for mount(8).
+#[test]
+fn a_network_file_system_is_mounted_as_asked_for_and_taken_down_when_it_can_not_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (programs, target) = (directory.path().join("bin"), directory.path().join("target"));
+    let log = directory.path().join("log");
+    std::fs::create_dir(&programs).unwrap();
+    let commands = host_storage::Commands::within(vec![programs.clone(), "/usr/bin".into(), "/bin".into()]);
+    let storage = Storage::new(StorageOptions { commands, ..StorageOptions::default() });
+    let pool = storage
+        .define(pool(&format!(
+            "<pool type='netfs'><name>n</name><source><host name='server'/><dir path='/export'/><format type='nfs'/>\
+             <protocol ver='4.1'/></source><target><path>{}</path></target></pool>",
+            target.display()
+        )))
+        .unwrap();
+    storage.build(&pool, BuildMode::Plain).unwrap();
+    let message = storage.start(&pool, None).unwrap_err().to_string();
+    assert!(message.contains("mount.nfs") && message.contains("nfs-common"), "{message}");
+    logical::program_at(&programs, "mount.nfs", "", &log);
+    logical::program_at(&programs, "mount", &format!("rmdir '{}'", target.display()), &log);
+    logical::program_at(&programs, "umount", "", &log);
+    // What was mounted can't be looked at.
+    assert!(storage.start(&pool, None).is_err());
+    let calls = std::fs::read_to_string(&log).unwrap();
+    let expected = format!(
+        "mount -t nfs -o nodev,nosuid,noexec,nfsvers=4.1 -- server:/export {0}\numount -- {0}\n",
+        target.display()
+    );
+    assert_eq!(calls, expected);
+    assert!(!pool.is_active());
+    logical::program_at(&programs, "mount", "", &log);
+    std::fs::create_dir(&target).unwrap();
+    storage.start(&pool, None).unwrap();
+    assert!(pool.is_active());
 }

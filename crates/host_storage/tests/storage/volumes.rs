@@ -50,7 +50,8 @@ fn a_qcow2_volume_is_what_was_asked_for_and_tells_it() {
     assert_eq!(told.capacity, Some(1 << 30));
     assert_eq!(told.key.as_deref(), told.target.path.as_deref());
     assert_eq!((told.target.format, told.target.cluster_bytes), (Some(VolumeFormat::Qcow2), Some(128 << 10)));
-    assert!(told.target.features.lazy_refcounts && told.target.features.extended_l2);
+    let features = told.target.wanted_features();
+    assert!(features.lazy_refcounts && features.extended_l2);
     let info = host.storage.volume_info(&host.pool, "v").unwrap();
     assert_eq!((info.capacity, info.physical), (1 << 30, std::fs::metadata(host.path("v")).unwrap().len()));
     assert!(info.allocation < MIB);

@@ -78,7 +78,8 @@ fn what_clients_send_is_understood() {
     .unwrap();
     assert_eq!((found.capacity, found.allocation), (Some(67_108_864), Preallocated::Bytes(13_508_608)));
     assert_eq!(found.target.format, Some(VolumeFormat::Qcow2));
-    assert!(found.target.features.lazy_refcounts && !found.target.features.extended_l2);
+    let expected = VolumeFeatures { lazy_refcounts: true, extended_l2: false };
+    assert_eq!(found.target.features, Some(expected));
     let found =
         volume("<volume><name>a b</name><capacity unit='MiB'>3</capacity><backingStore/></volume>").unwrap();
     assert_eq!((found.capacity, found.allocation), (Some(3 << 20), Preallocated::All));
@@ -298,7 +299,10 @@ fn volumes() -> impl Strategy<Value = VolumeDefinition> {
                     compatibility: features.0.then_some(Compatibility::New),
                     no_copy_on_write,
                     cluster_bytes,
-                    features: VolumeFeatures { lazy_refcounts: features.0, extended_l2: features.1 },
+                    features: features.0.then_some(VolumeFeatures {
+                        lazy_refcounts: cluster_bytes.is_some(),
+                        extended_l2: features.1,
+                    }),
                 }
             },
         );

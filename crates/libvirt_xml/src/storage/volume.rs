@@ -129,8 +129,15 @@ pub struct VolumeTarget {
     pub no_copy_on_write: bool,
     /// Size of a cluster of qcow2, bytes.
     pub cluster_bytes: Option<u64>,
-    /// Optional parts of qcow2.
-    pub features: VolumeFeatures,
+    /// Optional parts of qcow2. libvirt tells them of every image of version 3, even if it has none.
+    pub features: Option<VolumeFeatures>,
+}
+
+impl VolumeTarget {
+    /// Optional parts that were asked for.
+    pub fn wanted_features(&self) -> VolumeFeatures {
+        self.features.unwrap_or_default()
+    }
 }
 
 /// The volume below a volume.
@@ -337,19 +344,21 @@ fn target(mut inner: Fields<'_>) -> Result<VolumeTarget, XmlError> {
     };
     let no_copy_on_write = flag("nocow")?;
     let cluster_bytes = size::take(&mut inner, "clusterSize")?;
-    let mut features = VolumeFeatures::default();
+    let mut features = None;
     if let Some(mut words) = inner.child("features") {
-        for (name, value) in
-            [("lazy_refcounts", &mut features.lazy_refcounts), ("extended_l2", &mut features.extended_l2)]
-        {
-            if let Some(child) = words.child(name) {
-                child.finish()?;
-                *value = true;
-            }
-        }
+        let mut flag = |name: &str| -> Result<bool, XmlError> {
+            let Some(child) = words.child(name) else { return Ok(false) };
+            child.finish().map(|()| true)
+        };
+        features = Some(VolumeFeatures {
+            lazy_refcounts: flag("lazy_refcounts")?,
+            extended_l2: flag("extended_l2")?,
+        });
         words.finish()?;
     }
-    if features != VolumeFeatures::default() && compatibility == Some(Compatibility::Old) {
+    if features.is_some_and(|features| features != VolumeFeatures::default())
+        && compatibility == Some(Compatibility::Old)
+    {
         return Err(inner.fault(XmlFault::Unsupported("features with version 0.10 of qcow2".into())));
     }
     inner.finish()?;
@@ -378,8 +387,7 @@ fn target_element(target: &VolumeTarget) -> Element {
     if let Some(bytes) = target.cluster_bytes {
         root.push(Element::new("clusterSize").with("unit", "B").text(bytes));
     }
-    let VolumeFeatures { lazy_refcounts, extended_l2 } = target.features;
-    if lazy_refcounts || extended_l2 {
+    if let Some(VolumeFeatures { lazy_refcounts, extended_l2 }) = target.features {
         let words = [("lazy_refcounts", lazy_refcounts), ("extended_l2", extended_l2)];
         let words = words.into_iter().filter(|(_, on)| *on).map(|(name, _)| Element::new(name));
         root.push(Element::new("features").children_from(words));
