@@ -319,3 +319,54 @@ pub(crate) fn summary(known: &Known) -> VolumeSummary {
         kind: known.kind,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use libvirt_xml::storage::{PoolSource, PoolTarget, VolumeFormat};
+
+    use super::*;
+    use crate::formats::FormatOrigin;
+
+    fn known(name: &str) -> Known {
+        Known {
+            name: name.into(),
+            key: name.into(),
+            path: name.into(),
+            kind: VolumeKind::File,
+            format: VolumeFormat::Raw,
+            origin: FormatOrigin::Told,
+        }
+    }
+
+    #[test]
+    fn what_is_made_and_removed_during_a_look_counts_for_more_than_what_was_seen() {
+        let target = PoolTarget { path: "/p".into(), permissions: Permissions::default() };
+        let definition = PoolDefinition {
+            name: "p".into(),
+            uuid: None,
+            sizes: PoolSizes::default(),
+            copy_on_write: None,
+            source: PoolSource::Directory,
+            target,
+        };
+        let record = FormatRecord::open(None, Uuid::nil()).unwrap();
+        let pool = Pool::new(definition, Uuid::nil(), true, record);
+        let seen = |names: &[&str]| Seen {
+            volumes: names.iter().map(|name| known(name)).collect(),
+            sizes: PoolSizes::default(),
+            permissions: None,
+        };
+        let names = || pool.all_known().into_iter().map(|known| known.name).collect::<Vec<_>>();
+        pool.end_look(pool.begin_look(), Some(&seen(&["kept", "removed", "gone"])));
+        assert_eq!(names(), ["gone", "kept", "removed"]);
+        let look = pool.begin_look();
+        pool.add(known("made"));
+        pool.take("removed");
+        pool.end_look(look, Some(&seen(&["kept", "removed"])));
+        assert_eq!(names(), ["kept", "made"]);
+        pool.end_look(pool.begin_look(), Some(&seen(&["kept", "removed"])));
+        assert_eq!(names(), ["kept", "removed"], "a later look sees what is there");
+        pool.end_look(pool.begin_look(), None);
+        assert_eq!(names(), ["kept", "removed"], "a look that failed changes nothing");
+    }
+}

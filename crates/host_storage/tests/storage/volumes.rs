@@ -251,6 +251,20 @@ fn a_volume_that_somebody_writes_to_is_left_alone_and_the_holder_is_named() {
 }
 
 #[test]
+fn a_volume_that_somebody_reads_is_read_by_others_and_not_changed() {
+    let host = Host::new();
+    host.create(&raw("v", MIB)).unwrap();
+    let options = RawOptions { read_only: true, ..RawOptions::default() };
+    let _guest = RawDisk::open(&host.path("v"), &options).unwrap();
+    drop(host.storage.download(&host.pool, "v", 0, 0).unwrap());
+    let larger = host.storage.resize_volume(&host.pool, "v", 2 * MIB, ResizeOptions::default());
+    assert!(matches!(larger, Err(StorageError::InUse { .. })), "{larger:?}");
+    let deleted = host.storage.delete_volume(&host.pool, "v", DeleteMode::Normal, &mut go_on);
+    assert!(matches!(deleted, Err(StorageError::InUse { .. })), "{deleted:?}");
+    assert_eq!(host.storage.volume_info(&host.pool, "v").unwrap().capacity, MIB);
+}
+
+#[test]
 fn another_process_that_holds_a_volume_is_named_with_its_number() {
     let host = Host::new();
     host.create(&raw("v", MIB)).unwrap();
