@@ -30,7 +30,7 @@ pub use backend::{
     BlockBackend, BlockError, BlockGeometry, BlockOperation, BlockQueue, BlockRequest, Completion, QueueFull,
 };
 pub use engine::EngineChoice;
-pub use file::{CacheMode, Locking, RawOptions};
+pub use file::{CacheMode, FileLock, Locking, RawOptions};
 pub use formats::{FormatDisk, FormatOptions};
 pub use memory::{MemoryDisk, NullDisk};
 pub use qcow2::{Qcow2Disk, Qcow2Options};

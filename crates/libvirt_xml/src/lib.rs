@@ -12,6 +12,7 @@
 mod error;
 mod fields;
 mod parse;
+pub mod storage;
 mod tree;
 mod write;
 

@@ -20,8 +20,8 @@ const MOST_DESCRIPTORS: usize = 50_000;
 /// Takes a lock for a reader or for the only writer, without waiting.
 pub(super) fn lock(fd: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
     let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    match control(fd, libc::F_OFD_SETLK, kind) {
-        Ok(_) => Ok(()),
+    match control(fd, libc::F_OFD_SETLK, kind).and_then(|_| no_other_program_writes(fd, read_only)) {
+        Ok(()) => Ok(()),
         Err(Errno::AGAIN | Errno::ACCESS) => {
             let holder =
                 holder(fd, kind).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
@@ -37,6 +37,33 @@ pub(super) fn lock(fd: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
             Ok(())
         }
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The byte on which QEMU keeps a read lock while it writes to an image (its `RAW_LOCK_PERM_BASE` and the bit of
+/// `BLK_PERM_WRITE`). A reader's lock does not conflict with that, so it has to be looked for.
+const QEMU_WRITER_BYTE: libc::off_t = 101;
+
+/// A lock on an open file, as disks have it: many readers or one writer on the whole host, QEMU's included. Held until dropped.
+#[derive(Debug)]
+pub struct FileLock(HeldLock);
+
+impl FileLock {
+    /// Takes the lock for a reader, without waiting. An error says who writes to the file.
+    pub fn shared(file: Arc<File>) -> io::Result<Self> {
+        lock(file.as_fd(), true)?;
+        Ok(Self(HeldLock(file)))
+    }
+
+    /// Takes the lock for the only user, without waiting; the file must be open for writing. An error says who else uses it.
+    pub fn exclusive(file: Arc<File>) -> io::Result<Self> {
+        lock(file.as_fd(), false)?;
+        Ok(Self(HeldLock(file)))
+    }
+
+    /// The locked file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.0.0
     }
 }
 
@@ -68,10 +95,37 @@ impl std::fmt::Display for Holder {
     }
 }
 
-#[expect(unsafe_code, reason = "fcntl(2) with a structure")]
+/// Lets go of a reader's lock again, and fails, if QEMU writes to the file.
+fn no_other_program_writes(fd: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
+    if !read_only {
+        // No lock of QEMU's can be there beside a writer's.
+        return Ok(());
+    }
+    let conflict = control_range(fd, libc::F_OFD_GETLK, libc::F_WRLCK, QEMU_WRITER_BYTE, 1)?;
+    // Other readers of ours lock the whole file, and have looked for writers as well.
+    if i32::from(conflict.l_type) == libc::F_UNLCK || conflict.l_start != QEMU_WRITER_BYTE {
+        return Ok(());
+    }
+    control(fd, libc::F_OFD_SETLK, libc::F_UNLCK)?;
+    Err(Errno::AGAIN)
+}
+
+/// Does something with locks on the whole file.
 fn control(fd: BorrowedFd<'_>, command: i32, kind: i32) -> Result<libc::flock, Errno> {
+    control_range(fd, command, kind, 0, 0)
+}
+
+#[expect(unsafe_code, reason = "fcntl(2) with a structure")]
+fn control_range(
+    fd: BorrowedFd<'_>,
+    command: i32,
+    kind: i32,
+    start: libc::off_t,
+    bytes: libc::off_t,
+) -> Result<libc::flock, Errno> {
     // SAFETY: a structure of plain numbers, for which zero is a value; start 0 and length 0 mean the whole file.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    (lock.l_start, lock.l_len) = (start, bytes);
     lock.l_type = libc::c_short::try_from(kind).map_err(|_| Errno::INVAL)?;
     lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(|_| Errno::INVAL)?;
     // SAFETY: both lock commands take a pointer to `flock`, which lives across the call.
@@ -124,4 +178,42 @@ fn search(fd: BorrowedFd<'_>) -> Option<Holder> {
 /// Whether an open file has a lock on it: its fdinfo (proc(5)) lists them.
 fn holds_lock(information: &Path) -> bool {
     std::fs::read_to_string(information).is_ok_and(|text| text.lines().any(|line| line.starts_with("lock:")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path) -> Arc<File> {
+        Arc::new(File::options().read(true).write(true).open(path).unwrap())
+    }
+
+    #[test]
+    fn readers_share_a_file_and_a_writer_has_it_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let first = FileLock::shared(open(file.path())).unwrap();
+        let second = FileLock::shared(open(file.path())).unwrap();
+        let message = FileLock::exclusive(open(file.path())).unwrap_err().to_string();
+        assert!(message.contains("this process (") && message.contains("has it open"), "{message}");
+        drop((first, second));
+        let writer = FileLock::exclusive(open(file.path())).unwrap();
+        assert!(FileLock::shared(open(file.path())).is_err());
+        drop(writer);
+        FileLock::shared(open(file.path())).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_qemu_writes_to_is_not_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let reader = FileLock::shared(open(file.path())).unwrap();
+        let qemu = open(file.path());
+        // As QEMU locks an image that it writes to and lets others read: what it does, not what it forbids.
+        control_range(qemu.as_fd(), libc::F_OFD_SETLK, libc::F_RDLCK, QEMU_WRITER_BYTE, 1).unwrap();
+        drop(reader);
+        let error = FileLock::shared(open(file.path())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        FileLock::exclusive(open(file.path())).unwrap_err();
+        drop(qemu);
+        FileLock::shared(open(file.path())).unwrap();
+    }
 }

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::access::{Access, AlignedBuffer, zero_run};
 pub(crate) use self::layout::{Kind, Layout};
+pub use self::lock::FileLock;
 use crate::backend::BlockError;
 use crate::engine::{EngineChoice, Target};
 
