@@ -65,7 +65,9 @@ impl Draw for String {
     /// Never empty, and with no blank at the ends.
     fn draw(bytes: &mut Bytes) -> Self {
         let length = bytes.byte() % 4;
-        let inner: String = (0..length).map(|_| bytes.one_of(&['x', '<', '&', '\'', '"', ' ', 'é', '>', '\n', '\r'])).collect();
+        let inner: String = (0..length)
+            .map(|_| bytes.one_of(&['x', '<', '&', '\'', '"', ' ', 'é', '>', '\n', '\r']))
+            .collect();
         format!("a{inner}b")
     }
 }
@@ -88,7 +90,6 @@ impl<T: Draw> Draw for Vec<T> {
         (0..length).map(|_| T::draw(bytes)).collect()
     }
 }
-
 
 impl<const DIGITS: usize> Draw for Hex<DIGITS> {
     fn draw(bytes: &mut Bytes) -> Self {

@@ -183,7 +183,9 @@ impl Model for Address {
             other @ ("ccw" | "spapr-vio" | "virtio-s390" | "virtio-mmio") => {
                 return Err(fields.fault(XmlFault::Unsupported(format!("addresses of type {other:?}"))));
             }
-            other => return Err(fields.invalid_attribute("type", other, "a type of address, as pci or drive")),
+            other => {
+                return Err(fields.invalid_attribute("type", other, "a type of address, as pci or drive"));
+            }
         })
     }
 

@@ -24,7 +24,8 @@ impl Model for Metadata {
 
 /// Without blanks between elements, which printing makes anew.
 fn without_layout(element: &Element) -> Element {
-    let has_text = element.content.iter().any(|node| matches!(node, Node::Text(text) if !text.trim().is_empty()));
+    let has_text =
+        element.content.iter().any(|node| matches!(node, Node::Text(text) if !text.trim().is_empty()));
     let has_elements = element.children().next().is_some();
     let content = element.content.iter().filter_map(|node| match node {
         Node::Element(child) if has_text => Some(Node::Element(child.clone())),
@@ -54,10 +55,9 @@ fn uses(element: &Element, declared_by: &str) -> bool {
         return false;
     }
     let own = declaration(&element.name) == declared_by;
-    let attributes = element
-        .attributes
-        .iter()
-        .any(|(name, _)| name.contains(':') && !name.starts_with("xmlns") && declaration(name) == declared_by);
+    let attributes = element.attributes.iter().any(|(name, _)| {
+        name.contains(':') && !name.starts_with("xmlns") && declaration(name) == declared_by
+    });
     own || attributes || element.children().any(|child| uses(child, declared_by))
 }
 

@@ -24,12 +24,15 @@
 //! Sources: libvirt's documentation of the domain format, its RNG schema (`domaincommon.rng`), and documents of libvirt 9.
 
 pub mod address;
+pub mod assign;
 pub mod character;
+pub mod check;
 pub mod controller;
 pub mod cpu;
 pub mod device;
 pub mod disk;
 pub mod display;
+pub mod edit;
 pub mod features;
 pub mod interface;
 pub mod metadata;
@@ -37,6 +40,7 @@ pub mod os;
 pub mod security;
 pub mod tuning;
 
+use self::address::DeviceInfo;
 use self::character::{CharacterDevice, RedirectedDevice};
 use self::controller::Controller;
 use self::cpu::Cpu;
@@ -238,6 +242,66 @@ model! {
         security_labels: children("seclabel") => Vec<SecurityLabel>,
         /// A confidential machine.
         launch_security: child("launchSecurity") => Option<LaunchSecurity>,
+    }
+}
+
+impl Devices {
+    /// What all devices have in common, with the name of their element, in the order of a document.
+    pub fn infos(&self) -> Vec<(&'static str, &DeviceInfo)> {
+        let mut infos: Vec<(&'static str, &DeviceInfo)> = Vec::new();
+        infos.extend(self.disks.iter().map(|device| ("disk", &device.info)));
+        infos.extend(self.controllers.iter().map(|device| ("controller", &device.info)));
+        infos.extend(self.filesystems.iter().map(|device| ("filesystem", &device.info)));
+        infos.extend(self.interfaces.iter().map(|device| ("interface", &device.info)));
+        infos.extend(self.serials.iter().map(|device| ("serial", &device.info)));
+        infos.extend(self.parallels.iter().map(|device| ("parallel", &device.info)));
+        infos.extend(self.consoles.iter().map(|device| ("console", &device.info)));
+        infos.extend(self.channels.iter().map(|device| ("channel", &device.info)));
+        infos.extend(self.inputs.iter().map(|device| ("input", &device.info)));
+        infos.extend(self.tpms.iter().map(|device| ("tpm", &device.info)));
+        infos.extend(self.sounds.iter().map(|device| ("sound", &device.info)));
+        infos.extend(self.videos.iter().map(|device| ("video", &device.info)));
+        infos.extend(self.host_devices.iter().map(|device| ("hostdev", &device.info)));
+        infos.extend(self.redirected_devices.iter().map(|device| ("redirdev", &device.info)));
+        infos.extend(self.hubs.iter().map(|device| ("hub", &device.info)));
+        infos.extend(self.watchdogs.iter().map(|device| ("watchdog", &device.info)));
+        infos.extend(self.memballoon.iter().map(|device| ("memballoon", &device.info)));
+        infos.extend(self.rngs.iter().map(|device| ("rng", &device.info)));
+        infos.extend(self.panics.iter().map(|device| ("panic", &device.info)));
+        infos.extend(self.shmems.iter().map(|device| ("shmem", &device.info)));
+        infos.extend(self.memories.iter().map(|device| ("memory", &device.info)));
+        infos.extend(self.iommu.iter().map(|device| ("iommu", &device.info)));
+        infos.extend(self.vsock.iter().map(|device| ("vsock", &device.info)));
+        infos
+    }
+
+    /// As [`Devices::infos`], to be changed.
+    pub fn infos_mut(&mut self) -> Vec<&mut DeviceInfo> {
+        let mut infos: Vec<&mut DeviceInfo> = Vec::new();
+        infos.extend(self.disks.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.controllers.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.filesystems.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.interfaces.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.serials.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.parallels.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.consoles.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.channels.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.inputs.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.tpms.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.sounds.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.videos.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.host_devices.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.redirected_devices.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.hubs.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.watchdogs.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.memballoon.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.rngs.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.panics.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.shmems.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.memories.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.iommu.iter_mut().map(|device| &mut device.info));
+        infos.extend(self.vsock.iter_mut().map(|device| &mut device.info));
+        infos
     }
 }
 
