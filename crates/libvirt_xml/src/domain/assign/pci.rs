@@ -3,6 +3,7 @@
 //!
 //! Places are found twice: the first time to learn which controllers are missing, the second time for good, when controllers come first.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Board, unsupported};
@@ -249,8 +250,8 @@ impl Plan {
         let model =
             if self.board == Board::Q35 { ControllerModel::PcieRootPort } else { ControllerModel::PciBridge };
         for index in 0..=last {
-            if !self.buses.contains_key(&index) {
-                self.buses.insert(index, Bus::of(Some(model)));
+            if let Entry::Vacant(free) = self.buses.entry(index) {
+                free.insert(Bus::of(Some(model)));
                 self.grown.push((index, model));
             }
         }
@@ -436,10 +437,10 @@ fn wanting(devices: &mut Devices, board: Board) -> Vec<(&mut DeviceInfo, Connect
         VideoType::Virtio | VideoType::Bochs => Some((&mut video.info, Connect::Express)),
         _ => Some((&mut video.info, Connect::Conventional)),
     }));
-    list.extend(devices.shmems.iter_mut().filter_map(|shmem| {
+    list.extend(devices.shmems.iter_mut().map(|shmem| {
         let kind = shmem.model.as_ref().map_or(ShmemModelType::Ivshmem, |model| model.kind);
         let conventional = kind == ShmemModelType::Ivshmem || board == Board::I440fx;
-        Some((&mut shmem.info, if conventional { Connect::Conventional } else { Connect::Express }))
+        (&mut shmem.info, if conventional { Connect::Conventional } else { Connect::Express })
     }));
     let inputs = devices.inputs.iter_mut().filter(|input| input.bus == Some(InputBus::Virtio));
     list.extend(inputs.map(|input| (&mut input.info, virtio(input.model))));
