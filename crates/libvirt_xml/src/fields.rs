@@ -3,7 +3,9 @@
 use std::str::FromStr;
 
 use crate::error::{XmlError, XmlFault};
-use crate::tree::Element;
+use crate::model::Model;
+use crate::tree::{Element, Kept};
+use crate::value::Value;
 
 /// What is left of an element while a model takes its fields.
 ///
@@ -57,6 +59,11 @@ impl<'a> Fields<'a> {
         self.element.attribute(name)
     }
 
+    /// Whether there is such an attribute, taken or not.
+    pub fn has_attribute(&self, name: &str) -> bool {
+        self.element.attribute(name).is_some()
+    }
+
     /// Takes an attribute that has to be there.
     pub fn required_attribute(&mut self, name: &str) -> Result<&'a str, XmlError> {
         self.attribute(name).ok_or_else(|| self.fault(XmlFault::Missing(format!("attribute {name:?}"))))
@@ -106,6 +113,71 @@ impl<'a> Fields<'a> {
         let Some(text) = self.text_of(name)? else { return Ok(None) };
         let invalid = |_| XmlError::new(format!("{}/{name}", self.path), invalid(&text, expected));
         text.parse().map(Some).map_err(invalid)
+    }
+
+    /// Takes an attribute that is a [`Value`].
+    pub fn value<T: Value>(&mut self, name: &str) -> Result<Option<T>, XmlError> {
+        let Some(text) = self.attribute(name) else { return Ok(None) };
+        T::read(text).map(Some).map_err(|fault| XmlError::new(format!("{}/@{name}", self.path), fault))
+    }
+
+    /// As [`Fields::value`], for an attribute that has to be there.
+    pub fn required_value<T: Value>(&mut self, name: &str) -> Result<T, XmlError> {
+        self.value(name)?.ok_or_else(|| self.fault(XmlFault::Missing(format!("attribute {name:?}"))))
+    }
+
+    /// The element's own text as a [`Value`]; blank text counts as none.
+    pub fn own_value<T: Value>(&self) -> Result<Option<T>, XmlError> {
+        let text = self.element.verbatim_text();
+        if text.trim().is_empty() {
+            return Ok(None);
+        }
+        T::read(&text).map(Some).map_err(|fault| self.fault(fault))
+    }
+
+    /// As [`Fields::own_value`], for a text that has to be there.
+    pub fn required_own_value<T: Value>(&self) -> Result<T, XmlError> {
+        self.own_value()?.ok_or_else(|| self.fault(XmlFault::Missing("the text".to_owned())))
+    }
+
+    /// Takes the text of the first child of that name as a [`Value`]; the child may have no attributes or children.
+    pub fn value_of<T: Value>(&mut self, name: &str) -> Result<Option<T>, XmlError> {
+        let Some(child) = self.child(name) else { return Ok(None) };
+        let value = child.own_value()?;
+        child.finish()?;
+        Ok(value)
+    }
+
+    /// Takes the texts of all children of that name as [`Value`]s.
+    pub fn values_of<T: Value>(&mut self, name: &str) -> Result<Vec<T>, XmlError> {
+        let mut values = Vec::new();
+        for child in self.children(name) {
+            values.push(child.required_own_value()?);
+            child.finish()?;
+        }
+        Ok(values)
+    }
+
+    /// Takes the children called `name` of the child `list`, which may have nothing else.
+    pub fn list<T: Model>(&mut self, list: &str, name: &str) -> Result<Vec<T>, XmlError> {
+        let Some(mut list) = self.child(list) else { return Ok(Vec::new()) };
+        let models = list.children(name).into_iter().map(T::read).collect::<Result<_, _>>()?;
+        list.finish()?;
+        Ok(models)
+    }
+
+    /// Takes all children of these names, to be kept as they are: ordered by name as listed, then as they stand.
+    pub fn kept(&mut self, names: &[&str]) -> Kept {
+        let mut kept = Vec::new();
+        for name in names {
+            kept.extend(self.children.extract_if(.., |child| child.name == *name).cloned());
+        }
+        Kept(kept)
+    }
+
+    /// Takes all children that nobody took yet.
+    pub fn take_all(&mut self) -> Vec<&'a Element> {
+        std::mem::take(&mut self.children)
     }
 
     /// Children that nobody took yet, in order: for models that keep what they do not understand.

@@ -9,17 +9,28 @@
 //!
 //! Sources: libvirt's format documentation (formatdomain, formatnetwork, formatstorage, formatcaps), XML 1.0.
 
+pub mod capabilities;
+pub mod domain;
+pub mod domain_capabilities;
+pub mod size;
+
+#[cfg(test)]
+mod draw;
 mod error;
 mod fields;
+mod model;
 mod parse;
 pub mod storage;
 mod tree;
+mod value;
 mod write;
 
 pub use self::error::{XmlError, XmlFault};
 pub use self::fields::Fields;
+pub use self::model::Model;
 pub use self::parse::{MAX_DEPTH, MAX_DOCUMENT_BYTES, MAX_ELEMENTS, parse};
-pub use self::tree::{Element, Node};
+pub use self::tree::{Element, Kept, Node};
+pub use self::value::{Hex, MAX_SET_MEMBER, MacAddress, NumberSet, OnOff, Uuid, Value, YesNo};
 
 #[cfg(test)]
 mod tests;

@@ -46,10 +46,7 @@ impl Element {
     /// Adds text.
     #[must_use]
     pub fn text(mut self, text: impl ToString) -> Self {
-        let text = text.to_string();
-        if !text.is_empty() {
-            self.content.push(Node::Text(text));
-        }
+        self.push_text(text);
         self
     }
 
@@ -87,6 +84,14 @@ impl Element {
         self.content.push(Node::Element(child));
     }
 
+    /// Adds text; empty text adds nothing.
+    pub fn push_text(&mut self, text: impl ToString) {
+        let text = text.to_string();
+        if !text.is_empty() {
+            self.content.push(Node::Text(text));
+        }
+    }
+
     /// The value of an attribute.
     pub fn attribute(&self, name: &str) -> Option<&str> {
         self.attributes.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
@@ -107,12 +112,21 @@ impl Element {
 
     /// All text directly in the element, without blanks around it.
     pub fn own_text(&self) -> String {
+        self.verbatim_text().trim().to_owned()
+    }
+
+    /// All text directly in the element.
+    pub fn verbatim_text(&self) -> String {
         let mut text = String::new();
         for node in &self.content {
             if let Node::Text(part) = node {
                 text.push_str(part);
             }
         }
-        text.trim().to_owned()
+        text
     }
 }
+
+/// Subtrees that a model keeps as they are and writes back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept(pub Vec<Element>);

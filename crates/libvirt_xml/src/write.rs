@@ -1,4 +1,7 @@
 //! From a tree to text, in libvirt's layout: two blanks a level, single quotes, short empty elements.
+//!
+//! What stands in the `metadata` of a root element belongs to other programs; libvirt prints it with libxml2, whose attributes have double
+//! quotes.
 
 use std::fmt::{self, Display, Write};
 
@@ -7,7 +10,7 @@ use crate::tree::{Element, Node};
 impl Display for Element {
     /// The document, ending with a line break.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        element(f, self, 0, Layout::Lines)?;
+        element(f, self, Position { depth: 0, layout: Layout::Lines, foreign: false })?;
         f.write_char('\n')
     }
 }
@@ -20,15 +23,26 @@ enum Layout {
     Inline,
 }
 
-fn element(f: &mut fmt::Formatter<'_>, element: &Element, depth: usize, layout: Layout) -> fmt::Result {
+/// Where an element stands.
+#[derive(Clone, Copy)]
+struct Position {
+    depth: usize,
+    layout: Layout,
+    /// Inside of metadata.
+    foreign: bool,
+}
+
+fn element(f: &mut fmt::Formatter<'_>, element: &Element, position: Position) -> fmt::Result {
+    let Position { depth, layout, foreign } = position;
     if layout == Layout::Lines {
         indent(f, depth)?;
     }
     write!(f, "<{}", element.name)?;
+    let quote = if foreign { '"' } else { '\'' };
     for (name, value) in &element.attributes {
-        write!(f, " {name}='")?;
+        write!(f, " {name}={quote}")?;
         escape(f, value, Quoted::Yes)?;
-        f.write_char('\'')?;
+        f.write_char(quote)?;
     }
     let blank = |node: &Node| matches!(node, Node::Text(text) if text.trim().is_empty());
     let only_blank = element.content.iter().all(blank);
@@ -47,7 +61,8 @@ fn element(f: &mut fmt::Formatter<'_>, element: &Element, depth: usize, layout: 
                 if inside == Layout::Lines {
                     f.write_char('\n')?;
                 }
-                self::element(f, child, depth + 1, inside)?;
+                let foreign = foreign || (depth == 1 && element.name == "metadata");
+                self::element(f, child, Position { depth: depth + 1, layout: inside, foreign })?;
             }
         }
     }

@@ -71,9 +71,8 @@ pub(crate) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
         NewImage::Raw { bytes, .. } => measure_raw(bytes),
         NewImage::Qcow2(parameters) => {
             let mut display = Display::new(false, true)?;
-            let result = measure_qcow2(&parameters, source.as_ref(), false, &mut |done, total| {
-                display.update(done, total)
-            });
+            let result =
+                measure_qcow2(&parameters, source.as_ref(), &mut |done, total| display.update(done, total));
             match result {
                 Ok(sizes) => sizes,
                 Err(error) => return interrupted(error, "interrupted: the size is not known"),

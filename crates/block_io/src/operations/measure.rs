@@ -4,7 +4,7 @@
 
 use super::map::map;
 use super::{OpenImage, OperationError, Progress};
-use crate::qcow2::Qcow2Parameters;
+use crate::qcow2::{Preallocation, Qcow2Parameters};
 
 /// Bytes of an entry of the L1 table and of the refcount table.
 const TABLE_ENTRY_BYTES: u64 = 8;
@@ -24,19 +24,19 @@ pub fn measure_raw(bytes: u64) -> Measure {
 }
 
 /// Sizes of a qcow2 image with these parameters, of which `parameters.bytes` is the size of the disk. What the disk of
-/// `source` stores would be stored in it; with a backing file, all of it might. With `preallocated` data all of it is.
+/// `source` stores would be stored in it; with a backing file, all of it might; with preallocated data all of it is.
 ///
 /// Fails for parameters that can't be, and when `progress`, which is told bytes done and in all, says so.
 pub fn measure_qcow2(
     parameters: &Qcow2Parameters,
     source: Option<&OpenImage>,
-    preallocated: bool,
     progress: Progress<'_>,
 ) -> Result<Measure, OperationError> {
     parameters.check()?;
     let cluster_bytes = parameters.cluster_bytes;
     let disk_bytes = parameters.bytes.next_multiple_of(cluster_bytes);
     let fully_allocated = disk_bytes + metadata_bytes(parameters, disk_bytes);
+    let preallocated = matches!(parameters.preallocation, Preallocation::Falloc | Preallocation::Full);
     let stored = match source {
         _ if preallocated => disk_bytes,
         None => 0,
