@@ -108,6 +108,7 @@ pub(crate) struct Arguments {
     /// The machine, if one is described.
     pub(crate) machine: Option<VmConfig>,
     pub(crate) api_socket: Option<PathBuf>,
+    pub(crate) event_monitor: Option<PathBuf>,
     pub(crate) log_file: Option<PathBuf>,
     /// How often `-v` was given.
     pub(crate) verbosity: u8,
@@ -140,7 +141,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Us
         match option {
             "help" => return Ok(Command::Help),
             "version" => return Ok(Command::Version),
-            "api-socket" | "log-file" => {}
+            "api-socket" | "event-monitor" | "log-file" => {}
             other if MachineOption::by_name(other).is_some() => {}
             // Before its value is looked for, so that the message is about the option.
             other => return Err(FlagError::UnknownOption { option: other.to_owned() }.into()),
@@ -151,6 +152,7 @@ pub(crate) fn parse(words: impl Iterator<Item = OsString>) -> Result<Command, Us
         };
         match option {
             "api-socket" => take_path(&mut arguments.api_socket, "--api-socket", value)?,
+            "event-monitor" => take_path(&mut arguments.event_monitor, "--event-monitor", value)?,
             "log-file" => take_path(&mut arguments.log_file, "--log-file", value)?,
             option => machine.take(option, &value)?,
         }
@@ -190,6 +192,8 @@ pub(crate) fn help() -> String {
          Process options:\n  \
            --api-socket PATH\n          \
              Listen there for requests (HTTP and JSON, as Cloud Hypervisor's API v1)\n  \
+           --event-monitor FILE\n          \
+             Append what happens to the machine to FILE, one line of JSON an event\n  \
            --log-file FILE\n          \
              Append messages to FILE [default: standard error]\n  \
            -v\n          \
@@ -291,7 +295,14 @@ mod tests {
         for option in OPTIONS {
             assert!(help.contains(&format!("\n  --{} {}\n", option.name, option.value)), "{}", option.name);
         }
-        for part in ["\n  --api-socket PATH\n", "\n  --log-file FILE\n", "\n  0  ", "\n  1  ", "\n  2  "] {
+        for part in [
+            "\n  --api-socket PATH\n",
+            "\n  --event-monitor FILE\n",
+            "\n  --log-file FILE\n",
+            "\n  0  ",
+            "\n  1  ",
+            "\n  2  ",
+        ] {
             assert!(help.contains(part), "{part:?} in {help}");
         }
     }

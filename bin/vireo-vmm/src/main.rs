@@ -9,7 +9,7 @@ mod logging;
 
 use std::process::ExitCode;
 
-use arguments::{Command, UsageError};
+use arguments::{Arguments, Command, UsageError};
 use machine_spec::MachineSpec;
 use vmm::{ExitStatus, VmmOptions};
 
@@ -47,5 +47,6 @@ fn start(words: impl Iterator<Item = std::ffi::OsString>) -> Result<ExitStatus, 
     let spec =
         arguments.machine.map(|config| MachineSpec::from_config(config, &mut vmm::random_mac)).transpose()?;
     logging::start(arguments.verbosity, arguments.log_file.as_deref())?;
-    Ok(vmm::run(VmmOptions { spec, api_socket: arguments.api_socket })?)
+    let Arguments { api_socket, event_monitor, .. } = *arguments;
+    Ok(vmm::run(VmmOptions { spec, api_socket, event_monitor })?)
 }

@@ -25,6 +25,7 @@ use platform::worker::WorkerHandle;
 
 use crate::admission::admit;
 use crate::control::{Action, ControlError, Controller, Reply, Request, VmState};
+use crate::event_monitor::{Cause, Event, EventMonitor};
 use crate::machine::{BuildError, HostResources, Machine};
 use crate::vcpu_thread::{EventSink, GuestEvent};
 
@@ -71,6 +72,7 @@ pub(crate) struct VmDriver {
     /// Counts machines built, to tell events of the live one from stale ones.
     machines: u64,
     worker: WorkerHandle,
+    monitor: Option<EventMonitor>,
 }
 
 /// A machine that has been created, and what of it lives.
@@ -108,10 +110,10 @@ impl SignalSink {
 }
 
 impl VmDriver {
-    /// A driver whose machines' devices work on `worker`.
-    pub(crate) fn new(worker: WorkerHandle) -> Self {
+    /// A driver whose machines' devices work on `worker`, and which tells `monitor` what happens.
+    pub(crate) fn new(worker: WorkerHandle, monitor: Option<EventMonitor>) -> Self {
         let (post, inputs) = mpsc::channel();
-        Self { inputs, post, description: None, machines: 0, worker }
+        Self { inputs, post, description: None, machines: 0, worker, monitor }
     }
 
     /// The door for clients.
@@ -132,9 +134,22 @@ impl VmDriver {
 
     /// Creates and boots a machine before any client is heard.
     pub(crate) fn start(&mut self, spec: MachineSpec) -> Result<(), BuildError> {
+        self.tell(&Event::Created);
         let live = self.boot(&spec)?;
         self.description = Some(Description { spec, live: Some(live) });
         Ok(())
+    }
+
+    /// Says what happens to the machine.
+    pub(crate) fn tell(&mut self, event: &Event<'_>) {
+        if let Some(monitor) = &mut self.monitor {
+            monitor.tell(event);
+        }
+    }
+
+    /// Whether there is a machine with vCPUs.
+    fn lives(&self) -> bool {
+        self.description.as_ref().is_some_and(|description| description.live.is_some())
     }
 
     /// Handles inputs until the process is to end.
@@ -155,6 +170,9 @@ impl VmDriver {
                 Input::Guest { .. } => None,
                 Input::Signal(name) => {
                     tracing::info!(signal = name, "told to end");
+                    if self.lives() {
+                        self.tell(&Event::Shutdown(Cause::Signal(name)));
+                    }
                     Some(ExitStatus::Ended)
                 }
             };
@@ -168,18 +186,29 @@ impl VmDriver {
         admit(self.description.as_ref().map(Description::state), &action)?;
         let fail = |error: BuildError| ControlError::Failed(error.to_string());
         match action {
-            Action::Create(spec) => self.description = Some(Description { spec: *spec, live: None }),
-            Action::Delete | Action::ShutdownVmm => self.description = None,
+            Action::Create(spec) => {
+                self.description = Some(Description { spec: *spec, live: None });
+                self.tell(&Event::Created);
+            }
+            Action::Delete | Action::ShutdownVmm => {
+                if self.lives() {
+                    self.tell(&Event::Shutdown(Cause::Client));
+                }
+                if self.description.take().is_some() {
+                    self.tell(&Event::Deleted);
+                }
+            }
             Action::Boot => {
                 let spec = self.spec()?.clone();
                 let live = self.boot(&spec).map_err(fail)?;
                 self.description = Some(Description { spec, live: Some(live) });
             }
-            Action::Reboot => self.reboot().map_err(fail)?,
+            Action::Reboot => self.reboot(Cause::Client).map_err(fail)?,
             Action::Shutdown => {
                 if let Some(description) = &mut self.description {
                     description.live = None;
                 }
+                self.tell(&Event::Shutdown(Cause::Client));
             }
             Action::Info => {
                 let description = self.description.as_ref().ok_or(ControlError::NotCreated)?;
@@ -193,8 +222,14 @@ impl VmDriver {
                         .map_or_else(Vec::new, |live| live.resources.pseudo_terminals()),
                 });
             }
-            Action::Pause => self.live()?.pause().map_err(ControlError::Failed)?,
-            Action::Resume => self.live()?.resume().map_err(ControlError::Failed)?,
+            Action::Pause => {
+                self.live()?.pause().map_err(ControlError::Failed)?;
+                self.tell(&Event::Paused);
+            }
+            Action::Resume => {
+                self.live()?.resume().map_err(ControlError::Failed)?;
+                self.tell(&Event::Resumed);
+            }
             Action::PowerButton => self.live()?.machine.press_power_button(),
             Action::Nmi => self.live()?.machine.inject_nmi().map_err(ControlError::Failed)?,
             Action::ResizeDisk { id, bytes } => {
@@ -221,6 +256,7 @@ impl VmDriver {
     fn boot(&mut self, spec: &MachineSpec) -> Result<Live, BuildError> {
         let resources = HostResources::open(spec, &self.worker)?;
         let machine = self.build(spec, &resources)?;
+        self.tell(&Event::Booted);
         Ok(Live { machine, resources, paused: false })
     }
 
@@ -235,7 +271,7 @@ impl VmDriver {
     }
 
     /// Ends the live machine and starts another in its place; the host resources stay open.
-    fn reboot(&mut self) -> Result<(), BuildError> {
+    fn reboot(&mut self, cause: Cause) -> Result<(), BuildError> {
         let Some(Description { spec, live: Some(Live { machine, resources, .. }) }) = self.description.take()
         else {
             unreachable!("admission and the machine's number have shown that a machine lives");
@@ -245,6 +281,7 @@ impl VmDriver {
             Ok(machine) => {
                 self.description =
                     Some(Description { spec, live: Some(Live { machine, resources, paused: false }) });
+                self.tell(&Event::Rebooted(cause));
                 Ok(())
             }
             Err(error) => {
@@ -259,11 +296,13 @@ impl VmDriver {
         match event {
             GuestEvent::Ask(VmRequest::PowerOff) => {
                 tracing::info!("the guest powered off");
+                self.tell(&Event::Shutdown(Cause::Guest));
                 Some(ExitStatus::Ended)
             }
             GuestEvent::Ask(VmRequest::Reset) => self.guest_reset(),
             GuestEvent::Crashed(report) => {
                 tracing::error!("the guest crashed: {report}");
+                self.tell(&Event::Crashed(&report.to_string()));
                 Some(ExitStatus::Failed)
             }
         }
@@ -275,12 +314,14 @@ impl VmDriver {
         match on_reset {
             OnReset::Exit => {
                 tracing::info!("the guest reset");
+                self.tell(&Event::Shutdown(Cause::Guest));
                 Some(ExitStatus::Ended)
             }
             OnReset::Reboot => {
                 tracing::info!("the guest reset: starting it again");
-                self.reboot().err().map(|error| {
+                self.reboot(Cause::Guest).err().map(|error| {
                     tracing::error!("the guest could not be started again: {error}");
+                    self.tell(&Event::Crashed(&error.to_string()));
                     ExitStatus::Failed
                 })
             }

@@ -10,6 +10,7 @@ pub mod api;
 pub mod boot;
 pub mod control;
 mod driver;
+mod event_monitor;
 pub mod layout;
 mod machine;
 pub mod memory;

@@ -8,6 +8,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::api::ApiServer;
 use crate::driver::{ExitStatus, SignalSink, VmDriver};
+use crate::event_monitor::{Event, EventMonitor};
 use crate::options::VmmOptions;
 
 /// Why no guest was started: one line that names the option, the object, the reason and what to do.
@@ -43,7 +44,14 @@ impl Process {
 fn start(options: VmmOptions) -> Result<Process, String> {
     let failed = |error| format!("starting the device thread: {error}");
     let mut worker = Worker::prepare("devices").map_err(failed)?;
-    let mut driver = VmDriver::new(worker.handle());
+    let monitor = options
+        .event_monitor
+        .map(|path| {
+            EventMonitor::append(&path)
+                .map_err(|error| format!("--event-monitor: cannot open {path:?}: {error}"))
+        })
+        .transpose()?;
+    let mut driver = VmDriver::new(worker.handle(), monitor);
     let signals = SignalTask::new(driver.signals())
         .and_then(|task| worker.handle().attach(task).map_err(|(_, error)| error))
         .map_err(|error| format!("waiting for signals: {error}"))?;
@@ -54,6 +62,7 @@ fn start(options: VmmOptions) -> Result<Process, String> {
             ApiServer::start(&path, driver.controller()).map_err(|error| format!("--api-socket: {error}"))
         })
         .transpose()?;
+    driver.tell(&Event::Starting);
     if let Some(spec) = options.spec {
         driver.start(spec).map_err(|error| error.to_string())?;
     }

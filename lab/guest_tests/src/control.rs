@@ -16,7 +16,9 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 fn whole_life() -> Result<()> {
-    let mut guest = GuestBuilder::new(Kernel::V6_12, Format::Vmlinux, "boot=1")?.start()?;
+    let builder = GuestBuilder::new(Kernel::V6_12, Format::Vmlinux, "boot=1")?;
+    let events = builder.directory().join("events");
+    let mut guest = builder.argument("--event-monitor", &events.display().to_string()).start()?;
     guest.expect_shell()?;
     let (status, pong) = guest.request("GET", "vmm.ping", None)?;
     ensure!(status == 200 && pong["pid"] == guest.pid(), "{status} {pong}");
@@ -36,7 +38,19 @@ fn whole_life() -> Result<()> {
     guest.action("vm.boot")?;
     guest.expect_shell()?;
     guest.action("vmm.shutdown")?;
-    guest.expect_exit(0)
+    guest.expect_exit(0)?;
+    let mut told = Vec::new();
+    for line in std::fs::read_to_string(&events)?.lines() {
+        told.push(
+            serde_json::from_str::<serde_json::Value>(line)?["event"].as_str().unwrap_or_default().to_owned(),
+        );
+    }
+    let life = ["starting", "created", "booted", "shutdown", "booted", "shutdown", "deleted"];
+    ensure!(
+        told == [&life[..], &["created", "booted", "shutdown", "deleted"]].concat(),
+        "the events were {told:?}"
+    );
+    Ok(())
 }
 
 fn refused(guest: &Guest, action: &str) -> Result<()> {
