@@ -664,6 +664,8 @@ procedures! {
     390 DomainSetLifecycleAction "virDomainSetLifecycleAction" [write] {
         dom: RemoteDomain, kind: u32, action: u32, flags: u32,
     } -> ();
+    391 StoragePoolLookupByTargetPath "virStoragePoolLookupByTargetPath" [read] { path: String }
+        -> StoragePoolLookupByTargetPathReply { pool: RemoteStoragePool };
     392 DomainDetachDeviceAlias "virDomainDetachDeviceAlias" [write] {
         dom: RemoteDomain, alias: String, flags: u32,
     } -> ();

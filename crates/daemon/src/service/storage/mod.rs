@@ -1,0 +1,224 @@
+//! Storage: libvirt's procedures over `host_storage`, which does the work.
+//!
+//! What is remembered of a pool is written after each change of it, before the change is answered. Whatever looks at disks or
+//! runs programs does so on a blocking thread.
+
+mod pools;
+mod transfer;
+mod volumes;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use host_storage::{Pool, Storage, StorageError, StorageOptions, VolumeSummary};
+use libvirt_rpc::server::Table;
+use libvirt_rpc::types::{RemoteStoragePool, RemoteStorageVol};
+use libvirt_rpc::{ErrorCode, ErrorDomain, RpcError};
+use libvirt_xml::storage::PoolDefinition;
+use libvirt_xml::{XmlError, XmlFault};
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::Daemon;
+use super::events::Subject;
+use crate::instance::Settings;
+use crate::store::{Change, Kind, Receipt, Record, Store};
+
+pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
+    [pools::register, volumes::register, transfer::register].into_iter().fold(table, |table, register| register(table))
+}
+
+/// The host's pools, and the order in which they are written down.
+#[derive(Debug)]
+pub(super) struct Pools {
+    storage: Arc<Storage>,
+    /// Held from looking at a pool until what was seen is in the store's queue, so that nothing older overtakes it.
+    writing: Mutex<()>,
+}
+
+impl Pools {
+    /// The pools that the store remembers; what was active is found again. Blocks.
+    pub(super) fn restore(settings: &Settings, records: Vec<Record>) -> Self {
+        let options = StorageOptions {
+            state_directory: Some(settings.state_directory.clone()),
+            ..StorageOptions::default()
+        };
+        let storage = Storage::new(options);
+        for record in records {
+            let name = record.name.clone();
+            if let Err(error) = restore(&storage, record) {
+                // The others are there all the same.
+                tracing::error!("storage pool '{name}' is not as it was: {error}");
+            }
+        }
+        Self { storage: Arc::new(storage), writing: Mutex::default() }
+    }
+
+    /// Starts the pools that start with the daemon. Blocks.
+    pub(super) fn start_marked(&self) {
+        for pool in self.storage.pools() {
+            if pool.autostart()
+                && !pool.is_active()
+                && let Err(error) = self.storage.start(&pool, None)
+            {
+                tracing::error!("storage pool '{}' does not start: {error}", pool.name());
+            }
+        }
+    }
+
+    /// Writes down what the pool is now, or that it is gone.
+    fn note(&self, store: &Store, uuid: Uuid) -> Receipt {
+        let _order = self.writing.lock();
+        let change = match self.storage.pool_by_uuid(uuid) {
+            Ok(pool) => Change::Put(Record {
+                kind: Kind::Pool,
+                uuid: *uuid.as_bytes(),
+                name: pool.name().to_owned(),
+                definition: pool.is_persistent().then(|| pool.describe_inactive().element().to_string()),
+                autostart: pool.autostart(),
+                live: pool.is_active().then(|| pool.describe().element().to_string()),
+            }),
+            Err(_) => Change::Remove(Kind::Pool, *uuid.as_bytes()),
+        };
+        store.submit(vec![change])
+    }
+}
+
+fn restore(storage: &Storage, record: Record) -> Result<(), StorageError> {
+    let Record { definition, live, autostart, .. } = record;
+    let (persistent, active) = (definition.is_some(), live.is_some());
+    // Of a pool that was active and is persistent, what it is defined as: a change since its start holds from now on.
+    let Some(document) = definition.or(live) else { return Ok(()) };
+    let definition = PoolDefinition::from_element(&libvirt_xml::parse(&document)?)?;
+    let pool = storage.restore(definition, persistent, active)?;
+    if persistent {
+        pool.set_autostart(autostart)?;
+    }
+    Ok(())
+}
+
+impl Daemon {
+    /// Does what may block.
+    async fn with_storage<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Storage) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, RpcError> {
+        let storage = Arc::clone(&self.pools.storage);
+        match tokio::task::spawn_blocking(move || work(&storage)).await {
+            Ok(result) => result.map_err(|error| storage_error(&error)),
+            Err(error) => Err(RpcError::internal(format!("the work on storage ended: {error}"))),
+        }
+    }
+
+    /// Returns when the pool, as it is now, is remembered.
+    async fn remember_pool(&self, uuid: Uuid) -> Result<(), RpcError> {
+        self.pools.note(&self.store, uuid).remembered().await.map_err(|error| {
+            RpcError::internal(format!("the change of the storage pool holds, but not for the next start: {error}"))
+        })
+    }
+
+    /// The pool that a client means.
+    fn pool(&self, pool: &RemoteStoragePool) -> Result<Arc<Pool>, RpcError> {
+        let found = self.pools.storage.pool_by_uuid(Uuid::from_bytes(pool.uuid.0));
+        // The name is for the message: the UUID alone decides.
+        found.map_err(|_| {
+            RpcError::no_storage_pool(format!("no storage pool with matching uuid '{}' ({})", pool.uuid, pool.name))
+        })
+    }
+
+    /// The pool of the volume that a client means, and the volume's name in it.
+    fn pool_of(&self, volume: &RemoteStorageVol) -> Result<Arc<Pool>, RpcError> {
+        self.pools.storage.pool_by_name(&volume.pool).map_err(|error| storage_error(&error))
+    }
+
+    /// Tells who wants to hear of pools.
+    fn tell_pool(&self, pool: &Pool, event: PoolEvent) {
+        use libvirt_rpc::events::{StoragePoolEventLifecycle, StoragePoolEventRefresh};
+        let subject = Subject::Pool(if event == PoolEvent::Refreshed { 1 } else { 0 });
+        for (client, callback_id) in self.subscriptions.listeners(subject, pool.uuid().as_bytes()) {
+            let pool = remote_pool(pool);
+            match event {
+                PoolEvent::Refreshed => client.event(&StoragePoolEventRefresh { callback_id, pool }),
+                _ => {
+                    let event = event as i32;
+                    client.event(&StoragePoolEventLifecycle { callback_id, pool, event, detail: 0 });
+                }
+            }
+        }
+    }
+}
+
+/// What happens to a pool, with the numbers of virStoragePoolEventLifecycleType.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PoolEvent {
+    Defined = 0,
+    Undefined = 1,
+    Started = 2,
+    Stopped = 3,
+    Created = 4,
+    Deleted = 5,
+    /// An event of its own kind.
+    Refreshed = -1,
+}
+
+fn remote_pool(pool: &Pool) -> RemoteStoragePool {
+    let uuid = libvirt_rpc::xdr::Uuid(*pool.uuid().as_bytes());
+    RemoteStoragePool { name: pool.name().to_owned(), uuid }
+}
+
+fn remote_volume(pool: &Pool, volume: VolumeSummary) -> RemoteStorageVol {
+    RemoteStorageVol { pool: pool.name().to_owned(), name: volume.name, key: volume.key }
+}
+
+/// Refuses flags that are not among the known ones.
+fn only(flags: u32, known: u32) -> Result<(), RpcError> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(RpcError::invalid_argument(format!("unsupported flags (0x{unknown:x})"))),
+    }
+}
+
+/// Work that nobody watches.
+fn unwatched() -> impl FnMut(u64, u64) -> ControlFlow<()> {
+    |_, _| ControlFlow::Continue(())
+}
+
+fn document(xml: &str) -> Result<libvirt_xml::Element, RpcError> {
+    libvirt_xml::parse(xml).map_err(|error| xml_error(&error))
+}
+
+/// The one way from a faulty document to libvirt's errors.
+fn xml_error(error: &XmlError) -> RpcError {
+    let error_of = match error.fault {
+        XmlFault::Unsupported(_) => RpcError::unsupported_configuration,
+        _ => RpcError::xml,
+    };
+    error_of(error.to_string()).from_part(ErrorDomain::Storage)
+}
+
+/// The one way from `host_storage`'s errors to libvirt's.
+fn storage_error(error: &StorageError) -> RpcError {
+    let text = error.to_string();
+    let rpc = match error {
+        StorageError::NoSuchPool(_) => RpcError::no_storage_pool(text),
+        StorageError::NoSuchVolume(_) => RpcError::no_storage_volume(text),
+        StorageError::VolumeExists(_) => RpcError::storage_volume_exists(text),
+        StorageError::AlreadyActive(_)
+        | StorageError::NotActive(_)
+        | StorageError::InvalidOperation(_)
+        | StorageError::InUse { .. } => RpcError::invalid_operation(text),
+        StorageError::InvalidArgument(_) => RpcError::invalid_argument(text),
+        StorageError::Unsupported(_) => RpcError::unsupported_operation(text),
+        // VIR_ERR_STORAGE_POOL_BUILT.
+        StorageError::AlreadyBuilt(_) => RpcError::new(ErrorCode::Other(93), ErrorDomain::Storage, "", text),
+        StorageError::Xml(error) => xml_error(error),
+        StorageError::ProgramMissing { .. } => RpcError::unsupported_configuration(text),
+        StorageError::ProgramFailed { .. } => RpcError::internal(text),
+        StorageError::System { .. } => RpcError::system(text),
+        StorageError::PoolConflict(_) | StorageError::Image(_) | StorageError::Copy(_) => {
+            RpcError::operation_failed(text)
+        }
+        StorageError::Interrupted => RpcError::aborted(text),
+    };
+    rpc.from_part(ErrorDomain::Storage)
+}
