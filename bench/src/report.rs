@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::contender::Contender;
+use crate::image::ImageOutcome;
 use crate::memory::Footprint;
 use crate::time::Outcome;
 
@@ -66,6 +67,26 @@ pub fn print_memory(footprints: &[Footprint]) {
         println!(
             "{:<18} {:>10} {:>10} {:>10} {:>10}",
             footprint.name, footprint.rss_kib, footprint.pss_kib, footprint.private_kib, footprint.guest_kib
+        );
+    }
+}
+
+/// Prints the heading of outcomes with images.
+pub fn print_image_heading() {
+    println!("{:<46} {:<17} {:>10} {:>8} {:>9}", "[ms]", "program", "median", "vireo/it", "peak KiB");
+}
+
+/// Prints a case with images.
+pub fn print_image(outcomes: &[ImageOutcome]) {
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let ratio = outcome.ours_ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        println!(
+            "{:<46} {:<17} {:>10.1} {:>8} {:>9}",
+            if number == 0 { outcome.case.as_str() } else { "" },
+            outcome.program,
+            outcome.time_us.median / 1000.0,
+            ratio,
+            outcome.peak_kib
         );
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::contender::{Contender, Kind};
+use bench::image::{ImageOptions, compare};
 use bench::job::{Devices, Job};
 use bench::tiny_kernel::{Ending, GREETING, image};
 use bench::{memory, report, time};
@@ -35,6 +36,8 @@ enum Benchmark {
     Boot(BootOptions),
     /// What programs with a stock Linux guest have resident, apart from the guest's memory
     Memory(MemoryOptions),
+    /// Converting disk images, requests to them, and making overlays, beside qemu-img
+    Image(ImageArguments),
     /// Write the tiny PVH kernel that the benchmarks boot
     Kernel {
         /// What it does after its greeting
@@ -91,6 +94,28 @@ struct MemoryOptions {
     common: Common,
 }
 
+#[derive(Args)]
+struct ImageArguments {
+    /// Rounds; every program runs once in each
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Size of the disks in MiB
+    #[arg(long, default_value_t = 4096)]
+    size: u64,
+    /// Requests of a run of bench
+    #[arg(long, default_value_t = 75_000)]
+    requests: u64,
+    /// Only cases whose names contain this (may be repeated)
+    #[arg(long)]
+    only: Vec<String>,
+    /// Where the images are made, which take three times the size; on the file system that is to be measured
+    #[arg(long, default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// Write the numbers to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EndingName {
     Reset,
@@ -121,6 +146,7 @@ fn main() -> Result<()> {
         Benchmark::Start(options) => start(&options),
         Benchmark::Boot(options) => boot(&options),
         Benchmark::Memory(options) => resident(&options),
+        Benchmark::Image(arguments) => images(arguments),
         Benchmark::Kernel { ending, output } => fs::write(&output, image(ending.ending()))
             .with_context(|| format!("writing {}", output.display())),
     }
@@ -201,6 +227,21 @@ fn resident(options: &MemoryOptions) -> Result<()> {
     report::print_memory(&footprints);
     let results = json!({ "footprints": footprints, "excluded": excluded });
     common.save("memory", &common.describe(&job, 1), &results)
+}
+
+fn images(arguments: ImageArguments) -> Result<()> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let options = ImageOptions {
+        vireo: program.with_file_name("vireo"),
+        directory: arguments.directory,
+        bytes: arguments.size << 20,
+        rounds: arguments.rounds,
+        requests: arguments.requests,
+        only: arguments.only,
+    };
+    report::print_image_heading();
+    let outcomes = compare(&options, report::print_image)?;
+    arguments.json.map_or(Ok(()), |path| report::save(&path, "image", &options, &outcomes))
 }
 
 /// Debian's cloud kernel 6.12 with its initramfs, copied so that everybody reads them from memory.

@@ -6,6 +6,7 @@
 //! archive with several is named `FILE.ova:DISK`. Called as `qemu-img`, see `qemu_img`.
 
 mod arguments;
+mod bench;
 mod check;
 mod commit;
 mod compare;
@@ -46,6 +47,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Bench(bench::BenchArguments),
     Check(check::CheckArguments),
     Commit(commit::CommitArguments),
     Compare(compare::CompareArguments),
@@ -66,6 +68,7 @@ pub(crate) fn main(arguments: Arguments) -> ExitCode {
 
 fn run(verb: Verb) -> ExitCode {
     let (name, result) = match verb {
+        Verb::Bench(arguments) => ("bench", bench::run(&arguments)),
         Verb::Check(arguments) => ("check", check::run(&arguments)),
         Verb::Commit(arguments) => ("commit", commit::run(&arguments)),
         Verb::Compare(arguments) => ("compare", compare::run(&arguments)),

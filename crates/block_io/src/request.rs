@@ -25,10 +25,14 @@ pub(crate) fn check(operation: &BlockOperation, limits: &Limits) -> Result<u64, 
             (*offset, Some(*bytes), true)
         }
     };
+    check_range(offset, bytes.ok_or(Errno::INVAL)?, changes, limits)
+}
+
+/// Checks a range that is to be read, or changed. Errors and the answer are those of [`check`].
+pub(crate) fn check_range(offset: u64, bytes: u64, changes: bool, limits: &Limits) -> Result<u64, Errno> {
     if changes && limits.read_only {
         return Err(Errno::ROFS);
     }
-    let bytes = bytes.ok_or(Errno::INVAL)?;
     let end = offset.checked_add(bytes).ok_or(Errno::INVAL)?;
     let block = u64::from(limits.geometry.logical_block_bytes);
     if !offset.is_multiple_of(block) || !bytes.is_multiple_of(block) || end > limits.capacity {

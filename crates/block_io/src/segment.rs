@@ -29,6 +29,20 @@ impl Segment {
         Self { pointer, bytes }
     }
 
+    /// Names a buffer for work that fills it and ends before this function does.
+    #[expect(unsafe_code, reason = "names a buffer for the kernel")]
+    pub(crate) fn over_mut<R>(buffer: &mut [u8], work: impl FnOnce(Segment) -> R) -> R {
+        // SAFETY: the buffer is borrowed until the work, which waits for all I/O, has ended, and is not looked at meanwhile.
+        work(unsafe { Self::new(NonNull::from(&mut *buffer).cast(), buffer.len()) })
+    }
+
+    /// Names a buffer for work that stores it and ends before this function does. The work must not write to it.
+    #[expect(unsafe_code, reason = "names a buffer for the kernel")]
+    pub(crate) fn over<R>(buffer: &[u8], work: impl FnOnce(Segment) -> R) -> R {
+        // SAFETY: as in `over_mut`; work that stores data only reads the memory, which may be shared for that.
+        work(unsafe { Self::new(NonNull::from(buffer).cast(), buffer.len()) })
+    }
+
     /// Start of the memory.
     pub fn pointer(&self) -> NonNull<u8> {
         self.pointer

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use block_io::operations::{OpenImage, copy_to_new};
+use block_io::operations::{CopyOptions, OpenImage, copy};
 use block_io::qcow2::BackingName;
 use block_io::{BlockBackend, BlockOperation, BlockRequest, FileLock, RawDisk, RawOptions, Segment};
 use libvirt_xml::storage::{Permissions, Preallocated, VolumeFormat, VolumeTarget};
@@ -272,7 +272,7 @@ fn full_copy(
         copy_to_device(source, &file, &path, progress)
     } else {
         let disk = image::open_qcow2(&file, &path, false, &[])?;
-        Ok(copy_to_new(&image, &disk, progress)?)
+        Ok(copy(&image, &OpenImage::Qcow2(disk), &CopyOptions::default(), progress)?)
     }
 }
 
@@ -302,7 +302,7 @@ pub(crate) fn copy_to_device(
     let duplicate = target.try_clone().map_err(|error| StorageError::system("use", path, error))?;
     let disk = RawDisk::adopt(path, duplicate.into(), &RawOptions::default())
         .map_err(|error| StorageError::image(error, path))?;
-    Ok(copy_to_new(&source.open()?, &disk, progress)?)
+    Ok(copy(&source.open()?, &OpenImage::Raw(disk), &CopyOptions::default(), progress)?)
 }
 
 /// Block in which zeroes are looked for, bytes.

@@ -158,12 +158,17 @@ fn wishes(format: Format, options: &[String]) -> anyhow::Result<Wishes> {
 }
 
 /// What a new image of this format and size is like, by the options of `-o`; for verbs that make images of other ones.
-pub(crate) fn describe(format: Format, options: &[String], bytes: u64) -> anyhow::Result<NewImage> {
+pub(crate) fn describe(
+    format: Format,
+    options: &[String],
+    bytes: u64,
+    backing: Option<BackingName>,
+) -> anyhow::Result<NewImage> {
     let wishes = wishes(format, options)?;
     if wishes.bytes.is_some() || wishes.backing.is_some() || wishes.backing_format.is_some() {
         bail!("-o: size, backing_file and backing_fmt are not possible here");
     }
-    Ok(new_image(format, &wishes, bytes, None))
+    Ok(new_image(format, &wishes, bytes, backing))
 }
 
 fn new_image(format: Format, wishes: &Wishes, bytes: u64, backing: Option<BackingName>) -> NewImage {

@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &MeasureArguments) -> anyhow::Result<ExitCode> {
     };
     let bytes = source.as_ref().map(|source| source.disk().capacity()).or(arguments.size).unwrap_or(0);
     let bytes = bytes.next_multiple_of(512);
-    let sizes = match create::describe(arguments.target_format, &arguments.options, bytes)? {
+    let sizes = match create::describe(arguments.target_format, &arguments.options, bytes, None)? {
         NewImage::Raw { bytes, .. } => measure_raw(bytes),
         NewImage::Qcow2(parameters) => {
             let mut display = Display::new(false, true)?;

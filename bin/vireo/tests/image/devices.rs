@@ -6,11 +6,11 @@ use std::process::Command;
 use super::{Folder, has_qemu, json};
 
 /// A loop device, detached when dropped.
-struct LoopDevice(PathBuf);
+pub(super) struct LoopDevice(pub(super) PathBuf);
 
 impl LoopDevice {
     /// `None`, having said so, where loop devices can't be made.
-    fn over(folder: &Folder, file: &str) -> Option<Self> {
+    pub(super) fn over(folder: &Folder, file: &str) -> Option<Self> {
         let output = Command::new("losetup").args(["--find", "--show"]).arg(folder.path(file)).output();
         match output {
             Ok(output) if output.status.success() => {

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
+mod bench;
+mod convert;
 mod devices;
 mod formats;
 mod layers;
@@ -74,6 +76,16 @@ impl Folder {
         command.args(commands.iter().flat_map(|command| ["-c", command])).arg(image);
         let output = command.current_dir(self.0.path()).output().unwrap();
         assert!(output.status.success(), "{commands:?}: {output:?}");
+    }
+
+    /// As [`Folder::qemu_io`], with the format given; what is read is as expected.
+    #[track_caller]
+    fn qemu_io_of(&self, format: &str, image: &str, commands: &[&str]) {
+        let mut command = Command::new("qemu-io");
+        command.args(["-f", format]).args(commands.iter().flat_map(|command| ["-c", command])).arg(image);
+        let output = command.current_dir(self.0.path()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !text.contains("failed"), "{commands:?}: {output:?}");
     }
 
     /// Both programs print the same document for the same arguments, but for these keys.

@@ -151,15 +151,32 @@ fn entry_for(file: usize, transfer: &Transfer) -> squeue::Entry {
     let pieces = transfer.pieces();
     // At most 1024 pieces.
     let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
+    // One piece needs no list of pieces, which the kernel would have to copy. Pieces of 4 GiB and more do.
+    if let [piece] = pieces
+        && let Ok(bytes) = u32::try_from(piece.iov_len)
+    {
+        let (start, offset) = (piece.iov_base.cast::<u8>(), transfer.offset());
+        match transfer.direction() {
+            Direction::Read => return opcode::Read::new(file, start, bytes).offset(offset).build(),
+            Direction::Write { durable } => {
+                return opcode::Write::new(file, start, bytes)
+                    .offset(offset)
+                    .rw_flags(flags_of(durable))
+                    .build();
+            }
+            Direction::Sync => {}
+        }
+    }
     match transfer.direction() {
         Direction::Read => opcode::Readv::new(file, pieces.as_ptr(), count).offset(transfer.offset()).build(),
-        Direction::Write { durable } => {
-            let flags = if durable { libc::RWF_DSYNC } else { 0 };
-            opcode::Writev::new(file, pieces.as_ptr(), count)
-                .offset(transfer.offset())
-                .rw_flags(flags)
-                .build()
-        }
+        Direction::Write { durable } => opcode::Writev::new(file, pieces.as_ptr(), count)
+            .offset(transfer.offset())
+            .rw_flags(flags_of(durable))
+            .build(),
         Direction::Sync => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
     }
+}
+
+fn flags_of(durable: bool) -> i32 {
+    if durable { libc::RWF_DSYNC } else { 0 }
 }

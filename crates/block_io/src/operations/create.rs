@@ -96,7 +96,9 @@ impl Replacement {
                 (place, Some(HostFile::open(path, &RawOptions::default())?))
             }
             Ok(_) => {
-                return Err(refuse(path, OPERATION, "it is not a regular file: remove it, or name another"));
+                let advice =
+                    "it is not a regular file: remove it, name another, or (convert -n) write into it";
+                return Err(refuse(path, OPERATION, advice));
             }
             Err(source) if source.kind() == std::io::ErrorKind::NotFound => (path.to_owned(), None),
             Err(source) => return Err(error(path, OPERATION, source)),
@@ -128,14 +130,28 @@ impl Replacement {
 
     /// Makes the file durable and puts it in its place.
     pub fn commit(self) -> Result<(), BlockError> {
+        self.put_in_place(true)
+    }
+
+    /// Puts the file in its place without waiting for the storage: if the host crashes soon, it may be there and damaged.
+    pub fn commit_volatile(self) -> Result<(), BlockError> {
+        self.put_in_place(false)
+    }
+
+    fn put_in_place(&self, durable: bool) -> Result<(), BlockError> {
         let fail = |source| error(&self.place, "cannot put the new image in its place", source);
         let file = File::open(&self.temporary).map_err(fail)?;
         if let Some(replaced) = &self.replaced {
             let mode = replaced.access.file.metadata().map_err(fail)?.permissions().mode();
             file.set_permissions(PermissionsExt::from_mode(mode)).map_err(fail)?;
         }
-        file.sync_all().map_err(fail)?;
+        if durable {
+            file.sync_all().map_err(fail)?;
+        }
         std::fs::rename(&self.temporary, &self.place).map_err(fail)?;
+        if !durable {
+            return Ok(());
+        }
         let directory = self.place.parent().filter(|parent| !parent.as_os_str().is_empty());
         File::open(directory.unwrap_or(Path::new(".")))
             .and_then(|directory| directory.sync_all())

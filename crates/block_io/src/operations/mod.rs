@@ -7,6 +7,7 @@
 //!
 //! Sources: docs/interop/qcow2.rst and docs/tools/qemu-img.rst of QEMU.
 
+mod bench;
 mod commit;
 mod compare;
 mod copy;
@@ -17,15 +18,19 @@ mod map;
 mod measure;
 mod open;
 mod rebase;
+mod share;
 mod snapshot;
 mod transfer;
+mod waiting;
+mod zeroes;
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
+pub use self::bench::{BenchOptions, MOST_BENCH_BYTES, bench};
 pub use self::commit::{AfterCommit, commit};
 pub use self::compare::{Comparison, compare, compare_allocation};
-pub use self::copy::copy_to_new;
+pub use self::copy::{CopyOptions, MOST_THREADS, copy};
 pub use self::create::{NewImage, Replacement};
 pub use self::info::{ImageInfo, SnapshotInfo, probe};
 pub use self::map::{MapEntry, map};

@@ -59,7 +59,7 @@ impl Image {
             .collect()
     }
 
-    fn access(&self, layer: usize) -> &Access {
+    pub(super) fn access(&self, layer: usize) -> &Access {
         match layer.checked_sub(1).and_then(|below| self.backing.get(below)) {
             Some(layer) => &layer.file().access,
             None => &self.data().access,

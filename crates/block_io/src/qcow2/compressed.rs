@@ -90,10 +90,12 @@ impl Compressors {
             Some(compressor) => compressor,
             None => Compressor::new(compression)?,
         };
-        let mut buffer = vec![0; cluster.len().saturating_sub(1)];
+        // Room for what does not become smaller: a stream that did not come to its end leaves bytes behind in the compressor
+        // that resetting it does not forget (zlib-rs 0.6), until it has no room for them and panics.
+        let mut buffer = vec![0; cluster.len() + cluster.len() / 8 + 64];
         let length = compressor.run(cluster, &mut buffer);
         self.0.lock().push(compressor);
-        Ok(length.filter(|length| *length > 0).map(|length| {
+        Ok(length.filter(|length| (1..cluster.len()).contains(length)).map(|length| {
             buffer.truncate(length);
             buffer
         }))
@@ -221,6 +223,24 @@ mod tests {
         }
         assert_eq!(expand(&[0xff; 512], 65536, Compression::Zlib), Err(Errno::IO));
         assert_eq!(expand(&[0xff; 512], 65536, Compression::Zstd), Err(Errno::IO));
+    }
+
+    #[test]
+    fn clusters_that_do_not_become_smaller_leave_nothing_behind() {
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_be_bytes()[0]
+        };
+        for compression in [Compression::Zlib, Compression::Zstd] {
+            let compressors = Compressors::default();
+            for _ in 0..100 {
+                let cluster: Vec<u8> = (0..4096).map(|_| random()).collect();
+                assert_eq!(compressors.compress(&cluster, compression), Ok(None));
+            }
+            let packed = compressors.compress(&[7; 4096], compression).unwrap().unwrap();
+            assert_eq!(expand(&packed, 4096, compression), Ok(vec![7; 4096]));
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod snapshots;
 mod status;
 mod tables;
 mod uses;
+mod waiting;
 mod write;
 
 use std::os::fd::OwnedFd;

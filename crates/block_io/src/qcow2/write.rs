@@ -30,6 +30,9 @@ struct Plan {
     fresh: bool,
 }
 
+/// Puts content into a file: at this place, what comes after so many bytes of it, so many bytes.
+pub(super) type FillClusters<'a> = dyn Fn(&std::fs::File, u64, u64, u64) -> Result<(), Errno> + 'a;
+
 #[expect(unsafe_code, reason = "names a buffer for the kernel")]
 pub(super) fn segment_of(buffer: &mut [u8]) -> Result<Segment, Errno> {
     let pointer = NonNull::new(buffer.as_mut_ptr()).ok_or(Errno::FAULT)?;
@@ -57,7 +60,16 @@ impl Image {
             let last = (guest + bytes).next_multiple_of(cluster_bytes);
             let range = self.ranges.lock(self.layout.cluster_start(guest), last);
             self.check_end(guest + bytes)?;
-            let done = self.write_step(guest, bytes, cursor.clone())?;
+            let mut rest = cursor.clone();
+            let done = self.write_step(guest, bytes, |plan| {
+                let data = rest.take(usize::try_from(plan.bytes).map_err(|_| Errno::INVAL)?);
+                let within = guest & (cluster_bytes - 1);
+                if plan.remap && !plan.fresh {
+                    self.write_with_surroundings(guest, plan, &data)
+                } else {
+                    self.data().access.write(plan.host + within, &data)
+                }
+            })?;
             drop(range);
             cursor.skip(done);
             guest += done;
@@ -65,21 +77,37 @@ impl Image {
         Ok(())
     }
 
+    /// Fills whole clusters with what `fill` puts into a file, given the place there, bytes of the range before it, and bytes.
+    /// Waits.
+    pub(super) fn fill_now(&self, guest: u64, bytes: u64, fill: &FillClusters<'_>) -> Result<(), Errno> {
+        let end = guest + bytes;
+        let mut at = guest;
+        while at < end {
+            let covers = self.layout.slice_covers();
+            let bytes = (end - at).min(covers - at % covers);
+            let range = self.ranges.lock(at, at + bytes);
+            self.check_end(at + bytes)?;
+            let file = &*self.data().access.file;
+            let done = self.write_step(at, bytes, |plan| fill(file, plan.host, at - guest, plan.bytes))?;
+            drop(range);
+            at += done;
+        }
+        Ok(())
+    }
+
     /// Writes some of the bytes, all of which one slice maps. Returns how many.
-    fn write_step(&self, guest: u64, bytes: u64, mut cursor: Cursor<'_>) -> Result<u64, Errno> {
+    fn write_step(
+        &self,
+        guest: u64,
+        bytes: u64,
+        store: impl FnOnce(Plan) -> Result<(), Errno>,
+    ) -> Result<u64, Errno> {
         let plan = {
             let mut meta = self.meta.lock();
             self.prepare_table(&mut meta, guest)?;
             self.plan(&mut meta, guest, bytes)?
         };
-        let count = usize::try_from(plan.bytes).map_err(|_| Errno::INVAL)?;
-        let data = cursor.take(count);
-        let within = guest & (self.layout.cluster_bytes() - 1);
-        let result = if plan.remap && !plan.fresh {
-            self.write_with_surroundings(guest, plan, &data)
-        } else {
-            self.data().access.write(plan.host + within, &data)
-        };
+        let result = store(plan);
         let mut meta = self.meta.lock();
         if let Err(error) = result {
             self.give_back(&mut meta, plan.host, plan.allocated);

@@ -4,6 +4,8 @@
 //! on a [`FileEngine`] a queue; memory that O_DIRECT can't take goes through a bounce buffer on the engine's threads, so that
 //! callers need not care about alignment of memory.
 
+mod waiting;
+
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
