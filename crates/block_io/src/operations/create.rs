@@ -31,7 +31,8 @@ impl NewImage {
         Self::Raw { bytes, preallocation: Preallocation::Off, no_copy_on_write: false }
     }
 
-    /// Makes the image at `path`, where no file may be yet. Nothing is left behind on failure.
+    /// Makes the image at `path`, where no file may be yet. Nothing is left behind on failure. It is durable once the caller has
+    /// synced it.
     pub fn create(&self, path: &Path) -> Result<(), BlockError> {
         match self {
             Self::Raw { bytes, preallocation, no_copy_on_write } => {
@@ -66,8 +67,7 @@ fn create_raw(
             avoid_copy_on_write(&file);
         }
         file.set_len(bytes)?;
-        reserve_storage(&file, 0, bytes, preallocation)?;
-        file.sync_all()
+        reserve_storage(&file, 0, bytes, preallocation)
     };
     fill().map_err(|source| {
         // Half an image is of no use to anybody.

@@ -276,8 +276,7 @@ pub(super) fn create(path: &Path, parameters: &Qcow2Parameters) -> Result<(), Bl
             if parameters.no_copy_on_write {
                 avoid_copy_on_write(&file);
             }
-            write_tables(&file, &header, places, &encoded, preallocation)?;
-            file.sync_all()
+            write_tables(&file, &header, places, &encoded, preallocation)
         };
         fill().inspect_err(|_| {
             // Half an image is of no use to anybody.

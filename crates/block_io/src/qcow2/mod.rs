@@ -107,7 +107,8 @@ pub struct Qcow2Disk {
 }
 
 impl Qcow2Disk {
-    /// Makes a new image at `path`, where no file may be yet.
+    /// Makes a new image at `path`, where no file may be yet. It is durable once the caller has synced it (an external data file is
+    /// durable already).
     pub fn create(path: &Path, parameters: &Qcow2Parameters) -> Result<(), BlockError> {
         create::create(path, parameters)
     }

@@ -19,7 +19,10 @@ fn domain(number: u8, name: &str) -> Record {
 }
 
 fn apply(store: &Store, changes: Vec<Change>) -> Result<(), StoreError> {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(store.submit(changes).remembered())
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(store.submit(changes).remembered())
 }
 
 fn reopened(directory: &Path) -> Vec<Record> {

@@ -25,7 +25,9 @@ use crate::instance::Settings;
 use crate::store::{Change, Kind, Receipt, Record, Store};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
-    [pools::register, volumes::register, transfer::register].into_iter().fold(table, |table, register| register(table))
+    [pools::register, volumes::register, transfer::register]
+        .into_iter()
+        .fold(table, |table, register| register(table))
 }
 
 /// The host's pools, and the order in which they are written down.
@@ -113,7 +115,9 @@ impl Daemon {
     /// Returns when the pool, as it is now, is remembered.
     async fn remember_pool(&self, uuid: Uuid) -> Result<(), RpcError> {
         self.pools.note(&self.store, uuid).remembered().await.map_err(|error| {
-            RpcError::internal(format!("the change of the storage pool holds, but not for the next start: {error}"))
+            RpcError::internal(format!(
+                "the change of the storage pool holds, but not for the next start: {error}"
+            ))
         })
     }
 
@@ -122,7 +126,10 @@ impl Daemon {
         let found = self.pools.storage.pool_by_uuid(Uuid::from_bytes(pool.uuid.0));
         // The name is for the message: the UUID alone decides.
         found.map_err(|_| {
-            RpcError::no_storage_pool(format!("no storage pool with matching uuid '{}' ({})", pool.uuid, pool.name))
+            RpcError::no_storage_pool(format!(
+                "no storage pool with matching uuid '{}' ({})",
+                pool.uuid, pool.name
+            ))
         })
     }
 

@@ -299,7 +299,10 @@ async fn list(
     let pools: Vec<_> = pools.iter().filter(|pool| wanted(pool, call.flags)).collect();
     let ret = u32::try_from(pools.len()).unwrap_or(u32::MAX);
     let pools = if call.need_results == 0 { Vec::new() } else { pools };
-    Ok(ConnectListAllStoragePoolsReply { pools: pools.into_iter().map(|pool| remote_pool(pool)).collect(), ret })
+    Ok(ConnectListAllStoragePoolsReply {
+        pools: pools.into_iter().map(|pool| remote_pool(pool)).collect(),
+        ret,
+    })
 }
 
 impl Daemon {
@@ -341,7 +344,9 @@ async fn list_inactive(
     call: ConnectListDefinedStoragePools,
 ) -> Result<ConnectListDefinedStoragePoolsReply, RpcError> {
     let most = asked(call.maxnames)?;
-    Ok(ConnectListDefinedStoragePoolsReply { names: daemon.pool_names(false).into_iter().take(most).collect() })
+    Ok(ConnectListDefinedStoragePoolsReply {
+        names: daemon.pool_names(false).into_iter().take(most).collect(),
+    })
 }
 
 async fn find_sources(
@@ -351,7 +356,10 @@ async fn find_sources(
 ) -> Result<ConnectFindStoragePoolSourcesReply, RpcError> {
     only(call.flags, 0)?;
     let kind = PoolKind::from_name(&call.kind).ok_or_else(|| {
-        RpcError::unsupported_operation(format!("pool type '{}' does not support source discovery", call.kind))
+        RpcError::unsupported_operation(format!(
+            "pool type '{}' does not support source discovery",
+            call.kind
+        ))
     })?;
     let query = match &call.src_spec {
         Some(xml) => SourceQuery::from_element(&document(xml)?).map_err(|error| xml_error(&error))?,

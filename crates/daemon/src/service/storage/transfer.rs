@@ -78,7 +78,11 @@ fn ended(error: &tokio::task::JoinError) -> RpcError {
     RpcError::internal(format!("the work on storage ended: {error}"))
 }
 
-async fn download(daemon: Arc<Daemon>, context: CallContext, call: StorageVolDownload) -> Result<(), RpcError> {
+async fn download(
+    daemon: Arc<Daemon>,
+    context: CallContext,
+    call: StorageVolDownload,
+) -> Result<(), RpcError> {
     only(call.flags, SPARSE)?;
     let pool = daemon.pool_of(&call.vol)?;
     let name = call.vol.name.clone();

@@ -102,7 +102,12 @@ async fn resize(daemon: Arc<Daemon>, _: CallContext, call: StorageVolResize) -> 
 }
 
 impl Daemon {
-    async fn wipe_volume(&self, volume: RemoteStorageVol, algorithm: u32, flags: u32) -> Result<(), RpcError> {
+    async fn wipe_volume(
+        &self,
+        volume: RemoteStorageVol,
+        algorithm: u32,
+        flags: u32,
+    ) -> Result<(), RpcError> {
         only(flags, 0)?;
         let algorithm = WipeAlgorithm::from_number(algorithm).map_err(|error| storage_error(&error))?;
         let pool = self.pool_of(&volume)?;
@@ -196,7 +201,8 @@ async fn description(
 ) -> Result<StorageVolGetXmlDescReply, RpcError> {
     only(call.flags, 0)?;
     let pool = daemon.pool_of(&call.vol)?;
-    let description = daemon.with_storage(move |storage| storage.describe_volume(&pool, &call.vol.name)).await?;
+    let description =
+        daemon.with_storage(move |storage| storage.describe_volume(&pool, &call.vol.name)).await?;
     Ok(StorageVolGetXmlDescReply { xml: description.element().to_string() })
 }
 
