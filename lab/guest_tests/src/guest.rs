@@ -113,19 +113,27 @@ impl GuestBuilder {
     }
 }
 
-/// The program under test: beside this one, or named by `VIREO_VMM`.
+/// The machine's program: `vireo-vmm`, or what `VIREO_VMM` names.
 pub(crate) fn vmm_path() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("VIREO_VMM") {
-        return Ok(path.into());
+    match std::env::var_os("VIREO_VMM") {
+        Some(path) => Ok(path.into()),
+        None => program_path("vireo-vmm"),
     }
-    let own = std::env::current_exe().context("finding this program")?;
+}
+
+/// A program under test: beside the one that `VIREO_VMM` names, or beside this one.
+pub(crate) fn program_path(name: &str) -> Result<PathBuf> {
+    let own = match std::env::var_os("VIREO_VMM") {
+        Some(path) => path.into(),
+        None => std::env::current_exe().context("finding this program")?,
+    };
     let directory = own.parent().context("this program has no directory")?;
-    for candidate in [directory.join("vireo-vmm"), directory.join("../vireo-vmm")] {
+    for candidate in [directory.join(name), directory.join("..").join(name)] {
         if candidate.exists() {
             return Ok(candidate);
         }
     }
-    bail!("vireo-vmm is not beside {}: build it first, or name it in VIREO_VMM", own.display())
+    bail!("{name} is not beside {}: build it first, or name vireo-vmm in VIREO_VMM", own.display())
 }
 
 /// A running guest. Dropping it ends its process.

@@ -12,6 +12,7 @@ mod faults;
 mod guest;
 mod lifecycle;
 mod network;
+mod storage;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let devices = [devices::tests(), disks::tests()];
+    let devices = [devices::tests(), disks::tests(), storage::tests()];
     let tests = [boot::tests(), lifecycle::tests(), control::tests(), faults::tests()]
         .into_iter()
         .chain(devices)
