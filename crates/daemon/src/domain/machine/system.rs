@@ -138,7 +138,8 @@ fn single_cell<'a>(domain: &'a Domain, findings: &mut Findings) -> Option<&'a Nu
 
 fn payload(domain: &Domain, findings: &mut Findings) -> PayloadConfig {
     let os = &domain.os;
-    if os.kernel.is_none() {
+    // Firmware that is asked for has been refused with the same advice.
+    if os.kernel.is_none() && os.firmware.is_none() && os.loader.is_none() {
         findings.refuse(
             "domain/os",
             "no kernel is named, and there is no firmware that could boot from a disk or the network",
