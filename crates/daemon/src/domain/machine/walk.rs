@@ -122,6 +122,9 @@ fn matches(when: When, subject: Subject<'_>) -> bool {
         When::Has(attribute, values) => {
             subject.element.attribute(attribute).is_some_and(|value| values.contains(&value))
         }
+        When::Both((one, values), (other, others)) => {
+            matches(When::Has(one, values), subject) && matches(When::Has(other, others), subject)
+        }
         When::HasWithout(attribute, values, child) => {
             matches(When::Has(attribute, values), subject) && subject.element.first(child).is_none()
         }

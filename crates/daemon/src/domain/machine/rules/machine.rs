@@ -8,6 +8,8 @@ const NO_FIRMWARE: &str = "there is no firmware yet";
 const USE_KERNEL: &str =
     "boot a kernel directly: <kernel>, <initrd>, <cmdline> (virt-install: --boot kernel=,initrd=,cmdline=)";
 const OWN_BOARD: &str = "the board is Vireo's own";
+/// VT-x and AMD-V.
+const NESTING: &[&str] = &["vmx", "svm"];
 const REAL_TIME: &str = "real-time scheduling is not implemented";
 
 pub(super) const RULES: &[Rule] = &[
@@ -119,6 +121,14 @@ pub(super) const RULES: &[Rule] = &[
     honoured("domain/cpu/cache/@mode", "the host's caches").is(&["passthrough"]),
     honoured("domain/cpu/maxphysaddr", "the host's width"),
     honoured("domain/cpu/maxphysaddr/@mode", "the host's width").is(&["passthrough"]),
+    kept("domain/cpu/feature", "machines can't run machines")
+        .has_both(("name", NESTING), ("policy", &["disable"])),
+    refused(
+        "domain/cpu/feature",
+        "machines can't run machines: virtualization is hidden from guests",
+        "leave it out",
+    )
+    .has_both(("name", NESTING), ("policy", &["require", "force"])),
     hint("domain/cpu/feature", SMALLER_RULES).has("policy", &["optional"]),
     demand("domain/cpu/feature", Ability::CpuFeatures, "host.cpu_features")
         .has("policy", &["require", "forbid"]),

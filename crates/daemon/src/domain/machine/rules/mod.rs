@@ -50,7 +50,9 @@ pub(super) enum When {
     Is(&'static [&'static str]),
     /// The element has an attribute with one of these values.
     Has(&'static str, &'static [&'static str]),
-    /// And has no such child.
+    /// The element has an attribute with one of these values, and another one with one of those.
+    Both((&'static str, &'static [&'static str]), (&'static str, &'static [&'static str])),
+    /// The element has an attribute with one of these values, and no such child.
     HasWithout(&'static str, &'static [&'static str], &'static str),
 }
 
@@ -69,6 +71,14 @@ impl Rule {
 
     const fn has(self, attribute: &'static str, values: &'static [&'static str]) -> Self {
         Self { when: When::Has(attribute, values), ..self }
+    }
+
+    const fn has_both(
+        self,
+        one: (&'static str, &'static [&'static str]),
+        other: (&'static str, &'static [&'static str]),
+    ) -> Self {
+        Self { when: When::Both(one, other), ..self }
     }
 
     const fn has_without(

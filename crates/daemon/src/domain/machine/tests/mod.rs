@@ -89,7 +89,13 @@ fn the_tuned_domain_is_refused_for_exactly_what_is_still_to_come() {
     let domain = sample("optimized-domain.xml");
     assert_eq!(
         refused_paths(&domain),
-        ["domain/cputune/iothreadpin", "domain/cputune/vcpusched", "domain/features/pmu", "domain/os",]
+        [
+            "domain/cputune/iothreadpin",
+            "domain/cputune/vcpusched",
+            "domain/features/pmu",
+            "domain/cpu/feature",
+            "domain/os"
+        ]
     );
 }
 
@@ -100,6 +106,7 @@ fn the_tuned_domain_without_what_is_still_to_come_becomes_a_machine() {
     tune.iothread_pins.clear();
     tune.vcpu_scheds.clear();
     domain.features.as_mut().unwrap().pmu = None;
+    domain.cpu.as_mut().unwrap().features[0].name = "avx2".to_owned();
     domain.os.kernel = Some("/boot/vmlinuz".to_owned());
     let plan = translated(&domain);
     let cpus = &plan.config.cpus;
@@ -116,7 +123,7 @@ fn the_tuned_domain_without_what_is_still_to_come_becomes_a_machine() {
     assert_eq!(plan.taps[0].source, TapSource::Network { name: "default".to_owned(), portgroup: None });
     assert_eq!(plan.config.rng.as_ref().unwrap().src, PathBuf::from("/dev/urandom"));
     assert_eq!(plan.host.vcpu_pins.len(), 4);
-    assert_eq!(plan.host.cpu_features, [RequiredFeature { name: "vmx".to_owned(), present: true }]);
+    assert_eq!(plan.host.cpu_features, [RequiredFeature { name: "avx2".to_owned(), present: true }]);
     // Nothing but the terminal of the process would be there otherwise.
     assert_eq!(plan.config.serial.unwrap().mode, ConsoleMode::Off);
 }
@@ -146,7 +153,7 @@ fn documents_of_clients_are_translated_or_refused_where_it_is_expected() {
     for (name, expected) in [
         ("client-virt-clone-auto-domain_define_xml.xml", &model[..]),
         ("client-virt-install-autoconsole-domain_create_xml.xml", &[]),
-        ("client-virt-install-autoconsole-wait-domain_create_xml.xml", &[]),
+        ("client-virt-install-autoconsole-wait-domain_create_xml.xml", &["domain/devices/disk", "domain/os"]),
         ("client-virt-install-autoconsole-wait-domain_define_xml.xml", &["domain/os"]),
         ("client-virt-install-cdrom-domain_create_xml.xml", &media),
         ("client-virt-install-cdrom-domain_define_xml.xml", &drive),
@@ -158,8 +165,8 @@ fn documents_of_clients_are_translated_or_refused_where_it_is_expected() {
         ("client-virt-install-location-domain_define_xml.xml", &legacy),
         ("client-virt-install-uefi-domain_create_xml.xml", &["domain/os/@firmware"]),
         ("client-virt-install-uefi-domain_define_xml.xml", &["domain/os/@firmware"]),
-        ("domain-inactive-t1.xml", &["domain/vcpu/@current", "domain/devices/graphics"]),
-        ("domain-running-t1.xml", &["domain/vcpu/@current", "domain/devices/graphics"]),
+        ("domain-inactive-t1.xml", &["domain/devices/graphics", "domain/vcpu/@current"]),
+        ("domain-running-t1.xml", &["domain/devices/graphics", "domain/vcpu/@current"]),
     ] {
         let domain = sample(name);
         assert_eq!(refused_paths(&domain), *expected, "{name}");
@@ -312,7 +319,8 @@ fn settings_that_no_machine_here_can_have_are_refused_at_their_place() {
         ("<vcpu placement='auto'>2</vcpu>", "vcpu/@placement"),
         ("<vcpu>4000</vcpu>", "vcpu"),
         ("<cpu mode='custom'><model>Haswell</model></cpu>", "cpu/@mode"),
-        ("<cpu mode='maximum'><feature policy='disable' name='vmx'/></cpu>", "cpu/feature"),
+        ("<cpu mode='maximum'><feature policy='disable' name='avx'/></cpu>", "cpu/feature"),
+        ("<cpu mode='maximum'><feature policy='force' name='svm'/></cpu>", "cpu/feature"),
         ("<cpu mode='maximum'><cache mode='emulate'/></cpu>", "cpu/cache/@mode"),
         (
             "<vcpu>2</vcpu><cpu mode='maximum'><numa><cell cpus='0' memory='262144'/><cell cpus='1' memory='262144'/></numa></cpu>",
@@ -405,6 +413,15 @@ fn a_channels_socket_stays_in_its_directory() {
     let device = "<channel type='unix'><target type='virtio' name='../../etc/x'/></channel>";
     // The machine itself refuses such names of ports.
     assert_eq!(refused_paths(&with("", device)), ["domain/devices/channel"]);
+}
+
+#[test]
+fn a_document_with_thousands_of_faults_is_refused_with_a_bounded_answer() {
+    let mut domain = with("", "");
+    domain.devices.tpms = vec![libvirt_xml::domain::device::Tpm::default(); 20_000];
+    let refusals = refusals(&domain, &places());
+    assert_eq!(refusals.len(), MAX_REFUSALS);
+    assert_eq!(refusals[1].path, "domain/devices/tpm[2]");
 }
 
 #[test]
