@@ -211,10 +211,10 @@ pub(super) const RULES: &[Rule] = &[
     kept("domain/clock/timer/@name", "its name"),
     // Whether the timer may be there at all is checked by name.
     honoured("domain/clock/timer/@present", "the board"),
-    hint("domain/clock/timer/@tickpolicy", "KVM decides about missed ticks"),
+    hint("domain/clock/timer/@tickpolicy", "ticks that a guest missed are not made up for"),
     hint("domain/clock/timer/@track", "the clock follows the host's"),
     honoured("domain/clock/timer/@mode", "KVM").is(&["native", "auto"]),
-    hint("domain/clock/timer/catchup", "KVM decides about missed ticks"),
+    hint("domain/clock/timer/catchup", "ticks that a guest missed are not made up for"),
     // Life.
     honoured("domain/on_poweroff", "lifecycle").is(&["destroy", "restart"]),
     refused("domain/on_poweroff", "a machine that powers off ends or starts again", "use destroy or restart"),

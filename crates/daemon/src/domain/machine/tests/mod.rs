@@ -328,6 +328,8 @@ fn settings_that_no_machine_here_can_have_are_refused_at_their_place() {
         ),
         ("<clock offset='localtime'/>", "clock/@offset"),
         ("<clock><timer name='hpet' present='yes'/></clock>", "clock/timer/@present"),
+        ("<clock><timer name='pit' present='yes'/></clock>", "clock/timer/@present"),
+        ("<clock><timer name='kvmclock' present='no'/></clock>", "clock/timer/@present"),
         ("<clock><timer name='tsc' frequency='1000000'/></clock>", "clock/timer/@frequency"),
         ("<on_reboot>preserve</on_reboot>", "on_reboot"),
         ("<on_crash>coredump-destroy</on_crash>", "on_crash"),
