@@ -5,10 +5,15 @@
 mod bench;
 mod convert;
 mod devices;
+mod foreign_properties;
 mod formats;
 mod layers;
 mod map;
+mod properties;
 mod qemu_img;
+#[expect(clippy::cast_possible_truncation, reason = "offsets in disks of a few MiB index their models")]
+#[path = "../../../../crates/block_io/tests/safety/random.rs"]
+mod random;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use block_io::conformance::Driver;
 use block_io::qcow2::{
-    BackingAccess, BackingName, Compression, Qcow2Disk, Qcow2Options, Qcow2Parameters, Repair,
+    BackingAccess, BackingName, Compression, DataFileName, Qcow2Disk, Qcow2Options, Qcow2Parameters, Repair,
 };
 use block_io::{BlockBackend, CacheMode, EngineChoice, RawOptions};
 
@@ -69,7 +69,7 @@ impl Kind {
             data,
             backing,
             bytes: (1 + random.below(most / SECTOR)) * SECTOR,
-            made_by_us: !old && data == Data::Inside && random.once_in(2),
+            made_by_us: random.once_in(2),
             compresses: data == Data::Inside && refcount_bits > 4,
         }
     }
@@ -90,6 +90,9 @@ impl Kind {
                 lazy_refcounts: self.lazy_refcounts,
                 compression: if self.zstd { Compression::Zstd } else { Compression::Zlib },
                 backing,
+                version: self.version,
+                data_file: (self.data != Data::Inside)
+                    .then(|| DataFileName { name: "data.raw".to_owned(), raw: self.data == Data::ExternalRaw }),
                 ..Qcow2Parameters::new(self.bytes as u64)
             };
             return Qcow2Disk::create(path, &parameters).unwrap();
