@@ -82,6 +82,8 @@ impl Kind {
         let backing = self
             .backing
             .map(|format| BackingName { name: format!("base.{format}"), format: format.to_owned() });
+        // Absolute: QEMU takes it to be relative to the working directory, not to the image.
+        let data = path.with_file_name("data.raw");
         if self.made_by_us {
             let parameters = Qcow2Parameters {
                 cluster_bytes: self.cluster_bytes() as u64,
@@ -91,8 +93,10 @@ impl Kind {
                 compression: if self.zstd { Compression::Zstd } else { Compression::Zlib },
                 backing,
                 version: self.version,
-                data_file: (self.data != Data::Inside)
-                    .then(|| DataFileName { name: "data.raw".to_owned(), raw: self.data == Data::ExternalRaw }),
+                data_file: (self.data != Data::Inside).then(|| DataFileName {
+                    name: text(&data).to_owned(),
+                    raw: self.data == Data::ExternalRaw,
+                }),
                 ..Qcow2Parameters::new(self.bytes as u64)
             };
             return Qcow2Disk::create(path, &parameters).unwrap();
@@ -112,10 +116,8 @@ impl Kind {
         }
         match self.data {
             Data::Inside => {}
-            // Absolute: QEMU takes it to be relative to the working directory, not to the image.
-            Data::External => options += &format!(",data_file={}", text(&path.with_file_name("data.raw"))),
+            Data::External => options += &format!(",data_file={}", text(&data)),
             Data::ExternalRaw => {
-                let data = path.with_file_name("data.raw");
                 options += &format!(",data_file={},data_file_raw=on", text(&data));
             }
         }
