@@ -11,7 +11,6 @@ mod layers;
 mod map;
 mod properties;
 mod qemu_img;
-#[expect(clippy::cast_possible_truncation, reason = "offsets in disks of a few MiB index their models")]
 #[path = "../../../../crates/block_io/tests/safety/random.rs"]
 mod random;
 

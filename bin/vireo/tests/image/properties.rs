@@ -166,7 +166,7 @@ impl Bench<'_> {
         let mut commands = Vec::new();
         for _ in 0..1 + random.below(8) {
             let mut range = random.range(model.len(), model.len() / SECTOR);
-            let mut value = (1 + random.below(255)) as u8;
+            let mut value = random.choose(&[1, 0x5a, 0xff]);
             let flag = match random.below(6) {
                 0 | 1 => {
                     value = 0;
