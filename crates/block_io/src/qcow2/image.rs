@@ -685,7 +685,9 @@ impl Drop for Image {
                 result = result.and(self.flush_locked(&mut meta));
             }
         }
-        if meta.postponed && meta.is_dirty() {
+        // Counts that only went down, since the last flush, are no reason to mark the image dirty, but are to be written too.
+        if meta.postponed && (meta.is_dirty() || meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty()))
+        {
             result = result.and_then(|()| self.catch_up(&mut meta));
         }
         if let Err(error) = result {
