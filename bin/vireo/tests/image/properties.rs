@@ -86,6 +86,18 @@ impl Kind {
         self.data == Data::Inside && self.refcount_bits > 4
     }
 
+    /// How a copy is made: compressed or not, by one thread or several, in order or not.
+    fn copy_flags(&self, random: &mut Random) -> String {
+        let compressed = self.compresses() && self.preallocation == "off" && random.once_in(2);
+        let mut flags = format!("-m {}", 1 + random.below(8));
+        for (flag, wanted) in [("-c", compressed), ("-W", random.once_in(2))] {
+            if wanted {
+                flags = format!("{flags} {flag}");
+            }
+        }
+        flags
+    }
+
     /// Several clusters and several L2 tables, as far as a small disk has them.
     fn size(&self, random: &mut Random) -> usize {
         let most = (64usize << self.cluster_bits).clamp(64 << 10, 6 << 20);
@@ -253,20 +265,22 @@ fn copies_of_any_options_that_either_program_makes_are_sound_and_equal() {
         let bytes = kind.size(random);
         let model = random.content(bytes);
         bench.write("source.raw", &model);
-        // Ours from a raw image.
-        let options = kind.options("ours.data");
-        bench.vireo(&format!("convert -q -f raw -O qcow2 -o {options} source.raw ours.qcow2"));
-        bench.assert_holds("ours.qcow2", &model);
-        // Theirs from ours, and ours from theirs: no copy has anything of what it was made of but the content.
-        let kind = Kind::random(random, false);
-        let flag =
-            if kind.compresses() && kind.preallocation == "off" && !random.once_in(3) { "-c" } else { "" };
-        let options = kind.options("theirs.data");
-        bench.qemu_img(&format!("convert {flag} -f qcow2 -O qcow2 -o {options} ours.qcow2 theirs.qcow2"));
-        bench.assert_holds("theirs.qcow2", &model);
-        let options = Kind::random(random, false).options("again.data");
-        bench.vireo(&format!("convert -q -f qcow2 -O qcow2 -o {options} theirs.qcow2 again.qcow2"));
-        bench.assert_holds("again.qcow2", &model);
-        bench.assert_differs("again.qcow2", &model, random);
+        // Ours from a raw image, theirs from ours, and ours from theirs: no copy has anything of what it was made of but the
+        // content.
+        let mut source = ("raw", "source.raw".to_owned());
+        for (program, name) in [(VIREO, "ours"), ("qemu-img", "theirs"), (VIREO, "again")] {
+            let kind = Kind::random(random, false);
+            let (options, flags) = (kind.options(&format!("{name}.data")), kind.copy_flags(random));
+            let (format, from) = source;
+            let arguments = format!("convert {flags} -f {format} -O qcow2 -o {options} {from} {name}.qcow2");
+            if program == VIREO {
+                bench.vireo(&arguments)
+            } else {
+                bench.qemu_img(&arguments)
+            }
+            source = ("qcow2", format!("{name}.qcow2"));
+            bench.assert_holds(&source.1, &model);
+        }
+        bench.assert_differs(&source.1, &model, random);
     });
 }
