@@ -29,7 +29,7 @@ enum Repairs {
 
 /// Check the reference counts of an image, and repair them if told so.
 ///
-/// Nobody else may have the image open. Backing files are not looked at.
+/// Nobody else may have the image open, unless -U says otherwise. Backing files are not looked at.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 sound (or all repaired), 1 the check failed, 2 corrupt, 3 leaked clusters, \
@@ -48,6 +48,9 @@ pub(crate) struct CheckArguments {
     /// Cache mode (the check reads tables only, through the page cache; accepted for scripts)
     #[arg(short = 'T', long, value_name = "MODE", hide = true)]
     cache: Option<Cache>,
+    /// Check an image in use; what its user has not written yet may look like leaks or corruptions
+    #[arg(short = 'U', long, conflicts_with = "repair")]
+    force_share: bool,
     /// Print nothing but errors
     #[arg(short, long)]
     quiet: bool,
@@ -74,7 +77,7 @@ pub(crate) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
         eprintln!("{}: {name}: images of format {format} can't be checked", program());
         return Ok(ExitCode::from(NOT_CHECKABLE));
     }
-    let outcome = check(&arguments.file, arguments.repair)?;
+    let outcome = check(&arguments.file, arguments.repair, arguments.force_share)?;
     if arguments.output == Output::Json {
         print_json(&as_json(&arguments.file, &outcome))?;
     } else if !arguments.quiet {
@@ -87,14 +90,15 @@ pub(crate) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn check(path: &Path, repairs: Option<Repairs>) -> anyhow::Result<Outcome> {
+fn check(path: &Path, repairs: Option<Repairs>, in_use: bool) -> anyhow::Result<Outcome> {
     let repair = match repairs {
         None => {
-            return Ok(Outcome {
-                now: Qcow2Disk::check(path, Repair::Nothing)?,
-                leaks_fixed: 0,
-                corruptions_fixed: 0,
-            });
+            let now = if in_use {
+                Qcow2Disk::check_in_use(path)?
+            } else {
+                Qcow2Disk::check(path, Repair::Nothing)?
+            };
+            return Ok(Outcome { now, leaks_fixed: 0, corruptions_fixed: 0 });
         }
         Some(Repairs::Leaks) => Repair::Leaks,
         Some(Repairs::All) => Repair::All,

@@ -24,6 +24,32 @@ fn make_images(folder: &Folder) {
     }
 }
 
+/// Makes `machine.ova` of stream-optimised images with these sizes of their disks, bytes.
+pub(crate) fn make_archive(folder: &Folder, disks: &[(&str, u64)]) {
+    let (mut files, mut described) = (String::new(), String::new());
+    for (number, (file, bytes)) in (1..).zip(disks) {
+        files += &format!(r#"<File ovf:id="f{number}" ovf:href="{file}"/>"#);
+        described += &format!(
+            r#"<Disk ovf:diskId="vmdisk{number}" ovf:fileRef="f{number}" ovf:capacity="{bytes}"
+              ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>"#
+        );
+    }
+    let description = format!(
+        r#"<?xml version="1.0"?>
+        <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
+        <References>{files}</References>
+        <DiskSection><Info/>{described}</DiskSection></Envelope>"#
+    );
+    std::fs::write(folder.path("machine.ovf"), description).unwrap();
+    let tar = Command::new("tar")
+        .args(["--format=ustar", "-cf", "machine.ova", "machine.ovf"])
+        .args(disks.iter().map(|(file, _)| file))
+        .current_dir(folder.0.path())
+        .status()
+        .unwrap();
+    assert!(tar.success());
+}
+
 #[test]
 fn disks_of_other_hypervisors_are_read_by_every_verb() {
     if !has_qemu() {
@@ -77,22 +103,7 @@ fn disks_in_an_archive_are_listed_and_named_after_it() {
     let folder = Folder::new();
     make_images(&folder);
     folder.qemu_img("create -f vmdk -o subformat=streamOptimized empty.vmdk 1M");
-    let description = r#"<?xml version="1.0"?>
-        <Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1" xmlns:ovf="http://schemas.dmtf.org/ovf/envelope/1">
-        <References><File ovf:id="f1" ovf:href="stream.vmdk"/><File ovf:id="f2" ovf:href="empty.vmdk"/></References>
-        <DiskSection><Info/>
-        <Disk ovf:diskId="vmdisk1" ovf:fileRef="f1" ovf:capacity="8388608"
-          ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>
-        <Disk ovf:diskId="vmdisk2" ovf:fileRef="f2" ovf:capacity="1048576"
-          ovf:format="http://www.vmware.com/interfaces/specifications/vmdk.html#streamOptimized"/>
-        </DiskSection></Envelope>"#;
-    std::fs::write(folder.path("machine.ovf"), description).unwrap();
-    let tar = Command::new("tar")
-        .args(["--format=ustar", "-cf", "machine.ova", "machine.ovf", "stream.vmdk", "empty.vmdk"])
-        .current_dir(folder.0.path())
-        .status()
-        .unwrap();
-    assert!(tar.success());
+    make_archive(&folder, &[("stream.vmdk", 8 << 20), ("empty.vmdk", 1 << 20)]);
     let info = json(&folder.vireo("info --output json machine.ova"));
     assert_eq!(info["format"], "ova");
     let disks = &info["format-specific"]["data"]["disks"];

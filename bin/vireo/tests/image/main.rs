@@ -5,14 +5,19 @@
 mod bench;
 mod convert;
 mod devices;
+mod foreign_properties;
 mod formats;
 mod layers;
 mod map;
+mod properties;
 mod qemu_img;
+#[path = "../../../../crates/block_io/tests/safety/random.rs"]
+mod random;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use block_io::qcow2::{Qcow2Disk, Qcow2Options};
 use serde_json::Value;
 
 /// Whether QEMU's tools are there to compare with; says so if not.
@@ -226,6 +231,23 @@ fn check_says_what_qemu_img_says_about_sound_images() {
     }
     folder.run(env!("CARGO_BIN_EXE_vireo"), "image check -f raw base.raw", 63);
     assert!(folder.refused("check -f qcow2 base.raw").contains("not a qcow2 image"));
+}
+
+#[test]
+fn an_image_in_use_is_checked_only_if_told_so_and_never_repaired() {
+    if !has_qemu() {
+        return;
+    }
+    let folder = Folder::new();
+    make_images(&folder);
+    let options = Qcow2Options::default();
+    let user = Qcow2Disk::open(&folder.path("plain.qcow2"), &options).unwrap();
+    let refused = folder.refused("check -f qcow2 plain.qcow2");
+    assert!(refused.contains(&format!("process {}", std::process::id())), "{refused}");
+    let in_use = folder.vireo("check -f qcow2 -U --output json plain.qcow2");
+    folder.run(env!("CARGO_BIN_EXE_vireo"), "image check -U -r all -f qcow2 plain.qcow2", 2);
+    drop(user);
+    assert_eq!(folder.vireo("check -f qcow2 --output json plain.qcow2"), in_use);
 }
 
 /// Sets the 16-bit count of a cluster, below 32768, in an image with clusters of 64 KiB.

@@ -19,7 +19,7 @@ use super::refcount::Refcounts;
 use super::snapshots;
 use super::uses::Uses;
 use crate::backend::BlockError;
-use crate::file::{HostFile, Kind, RawOptions, error};
+use crate::file::{HostFile, Kind, Locking, RawOptions, error};
 
 /// Most clusters of a file that can be checked: 2 GiB of memory for their counts, if all are used.
 const MOST_CLUSTERS: u64 = 1 << 29;
@@ -89,9 +89,9 @@ struct Checker<'a> {
     report: CheckReport,
 }
 
-/// Checks the image at `path`, which nobody else may have open. Backing files are not looked at.
-pub(super) fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
-    let options = RawOptions { read_only: repair == Repair::Nothing, ..RawOptions::default() };
+/// Checks the image at `path`, which nobody else may have open if `locking` says so. Backing files are not looked at.
+pub(super) fn check(path: &Path, repair: Repair, locking: Locking) -> Result<CheckReport, BlockError> {
+    let options = RawOptions { read_only: repair == Repair::Nothing, locking, ..RawOptions::default() };
     check_file(&HostFile::open(path, &options)?, repair)
 }
 

@@ -8,8 +8,9 @@
 //! before the table that names them, (2) after a sync, L2 slices and L1 entries, (3) syncs again. Data of a new cluster was
 //! written before its mapping changed in memory, so the first sync covers it. With lazy refcounts, step (1) is to mark the image
 //! dirty instead, and the counts are written when it is closed. Clusters that lost their mapping are counted
-//! down only after a flush has made that durable and every request that might still use them has ended. So a crash leaks
-//! clusters at worst.
+//! down, and their storage is given back, only after a flush has made that durable and every request that might still use them
+//! has ended: at the end of that flush, or of a later one, which is why a flush is not a mere sync of the file while clusters
+//! wait. So a crash leaks clusters at worst.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -83,6 +84,11 @@ impl Meta {
         self.header.incompatible & INCOMPATIBLE_DIRTY != 0
     }
 
+    /// Whether there are clusters whose loss of a mapping is durable and whose counts say otherwise.
+    fn has_settled(&self) -> bool {
+        !self.settled.is_empty() || !self.aged.is_empty()
+    }
+
     pub(super) fn refcounts(&mut self) -> Result<&mut Refcounts, Errno> {
         self.refcounts.as_mut().ok_or(Errno::ROFS)
     }
@@ -107,6 +113,8 @@ pub(super) struct Image {
     pub(super) epochs: Epochs,
     /// There are changes of metadata that no flush has made durable.
     pub(super) unflushed: AtomicBool,
+    /// Clusters whose loss of a mapping is durable wait for requests to end: see [`Image::release`].
+    release_pending: AtomicBool,
     corrupt: AtomicBool,
     /// A write had smaller blocks than the file has: every write goes through a thread, which holds its range.
     pub(super) blocks_are_split: AtomicBool,
@@ -200,6 +208,7 @@ impl Image {
             ranges: RangeLocks::default(),
             epochs: Epochs::default(),
             unflushed: AtomicBool::new(false),
+            release_pending: AtomicBool::new(false),
             corrupt: AtomicBool::new(false),
             blocks_are_split: AtomicBool::new(false),
             decompressed: Mutex::new(Decompressed::default()),
@@ -544,6 +553,11 @@ impl Image {
         if meta.dropped.len() > MOST_DROPPED { self.flush_locked(meta) } else { Ok(()) }
     }
 
+    /// Whether a flush has to do more than to make the file's content durable.
+    pub(super) fn flush_has_work(&self) -> bool {
+        self.unflushed.load(Ordering::Acquire) || self.release_pending.load(Ordering::Acquire)
+    }
+
     /// Makes everything that was completed durable. Waits.
     pub(super) fn flush(&self) -> Result<(), Errno> {
         if self.file.options.read_only {
@@ -609,13 +623,20 @@ impl Image {
         self.mark_dirty(meta, false)
     }
 
-    /// Counts down clusters that nobody can use any more, and gives their storage back to the file system.
+    /// Counts down clusters that nobody can use any more. Both turns that they wait for come at once if no request is under
+    /// way.
     fn release(&self, meta: &mut Meta) -> Result<(), Errno> {
-        if (meta.settled.is_empty() && meta.aged.is_empty()) || !self.epochs.turn() {
-            return Ok(());
+        while meta.has_settled() && self.epochs.turn() {
+            let clusters = std::mem::take(&mut meta.aged);
+            meta.aged = std::mem::take(&mut meta.settled);
+            self.free(meta, clusters)?;
         }
-        let mut clusters = std::mem::take(&mut meta.aged);
-        meta.aged = std::mem::take(&mut meta.settled);
+        self.release_pending.store(meta.has_settled(), Ordering::Release);
+        Ok(())
+    }
+
+    /// Counts clusters down, and gives the storage of those that are free then back to the file system.
+    fn free(&self, meta: &mut Meta, mut clusters: Vec<u64>) -> Result<(), Errno> {
         clusters.sort_unstable();
         let mut free: Option<Range<u64>> = None;
         for cluster in clusters {
@@ -655,20 +676,18 @@ impl Drop for Image {
             return;
         }
         let mut meta = self.meta.lock();
-        // Nothing is in flight any more: two turns release what is left, a last flush writes its counts.
+        // Nothing is in flight any more: a flush releases what is left, another one writes its counts.
         let mut result = Ok(());
-        for _ in 0..3 {
+        for _ in 0..2 {
             let postponed = meta.postponed;
             let dirty = meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty()) && !postponed;
-            if dirty
-                || self.unflushed.load(Ordering::Acquire)
-                || !meta.settled.is_empty()
-                || !meta.aged.is_empty()
-            {
+            if dirty || self.flush_has_work() {
                 result = result.and(self.flush_locked(&mut meta));
             }
         }
-        if meta.postponed && meta.is_dirty() {
+        // Counts that only went down, since the last flush, are no reason to mark the image dirty, but are to be written too.
+        if meta.postponed && (meta.is_dirty() || meta.refcounts().is_ok_and(|refcounts| refcounts.is_dirty()))
+        {
             result = result.and_then(|()| self.catch_up(&mut meta));
         }
         if let Err(error) = result {

@@ -159,7 +159,13 @@ impl Qcow2Disk {
     /// Checks the reference counts of the image at `path`, which nobody else may have open, and repairs them if told so.
     /// Backing files are not looked at.
     pub fn check(path: &Path, repair: Repair) -> Result<CheckReport, BlockError> {
-        check::check(path, repair)
+        check::check(path, repair, Locking::Enforced)
+    }
+
+    /// Checks the image at `path` although somebody may have it open. What a writer has not written yet, or writes meanwhile,
+    /// may look like leaks or corruptions.
+    pub fn check_in_use(path: &Path) -> Result<CheckReport, BlockError> {
+        check::check(path, Repair::Nothing, Locking::Shared)
     }
 
     /// Opens the image at `path` and its backing chain.

@@ -21,10 +21,25 @@ const MOST_PIECES: usize = 64;
 #[derive(Debug)]
 struct Slot {
     tag: u64,
-    epoch: usize,
+    /// The epoch that the request is in, unless it needs none or its thread leaves it.
+    epoch: Option<usize>,
     /// Operations of the engine that have not ended.
     pieces: usize,
     result: Result<(), Errno>,
+}
+
+/// A request's time in an epoch, which ends when this is dropped.
+struct InEpoch {
+    image: Arc<Image>,
+    epoch: Option<usize>,
+}
+
+impl Drop for InEpoch {
+    fn drop(&mut self) {
+        if let Some(epoch) = self.epoch {
+            self.image.epochs.leave(epoch);
+        }
+    }
 }
 
 /// One stream of requests to an image.
@@ -60,9 +75,13 @@ impl Qcow2Queue {
         work: impl FnOnce(&Image) -> Result<(), Errno> + Send + 'static,
     ) {
         self.expect(slot, 1);
-        let image = Arc::clone(&self.image);
+        let epoch = self.slots.get_mut(slot).and_then(Option::as_mut).and_then(|slot| slot.epoch.take());
+        let request = InEpoch { image: Arc::clone(&self.image), epoch };
         let work = move || {
-            work(&image)?;
+            work(&request.image)?;
+            // A flush can release what the request itself let go of only if that is over.
+            let image = Arc::clone(&request.image);
+            drop(request);
             if durable { image.flush() } else { Ok(()) }
         };
         self.engine.start(slot as u64, FileOperation::Blocking(Box::new(work)));
@@ -189,7 +208,7 @@ impl Qcow2Queue {
                 self.start_write(slot, offset, segments, bytes, durable)
             }
             BlockOperation::Flush => {
-                if self.image.unflushed.load(Ordering::Acquire) {
+                if self.image.flush_has_work() {
                     self.start_waiting(slot, false, Image::flush);
                 } else if self.image.file.options.cache == CacheMode::Unsafe {
                     self.finish(slot, Ok(()));
@@ -219,8 +238,9 @@ impl BlockQueue for Qcow2Queue {
             return Err(QueueFull(request));
         }
         let BlockRequest { tag, operation } = request;
-        // Before the mapping is looked at: clusters that it names now stay what they are until the request has ended.
-        let epoch = self.image.epochs.enter();
+        // Before the mapping is looked at: clusters that it names now stay what they are until the request has ended. A flush
+        // uses none, and would wait for itself if it were to release some.
+        let epoch = (!matches!(operation, BlockOperation::Flush)).then(|| self.image.epochs.enter());
         let slot = Some(Slot { tag, epoch, pieces: 0, result: Ok(()) });
         let index = if let Some(index) = self.free.pop() {
             self.slots[index] = slot;
@@ -256,7 +276,9 @@ impl BlockQueue for Qcow2Queue {
             if slot.pieces > 0 {
                 continue;
             }
-            self.image.epochs.leave(slot.epoch);
+            if let Some(epoch) = slot.epoch {
+                self.image.epochs.leave(epoch);
+            }
             completions.push(Completion { tag: slot.tag, result: slot.result });
             *entry = None;
             self.free.push(index);

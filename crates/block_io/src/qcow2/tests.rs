@@ -513,32 +513,6 @@ fn an_image_that_is_killed_leaks_clusters_at_worst() {
 }
 
 #[test]
-fn discarded_clusters_are_used_again_and_their_storage_is_given_back() {
-    let directory = directory();
-    let path = directory.path().join("disk.qcow2");
-    Qcow2Disk::create(&path, &Qcow2Parameters::new(64 * MIB)).unwrap();
-    let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap();
-    let mut driver = Driver::open(&disk, 4);
-    let mut data = Buffer::patterned(8 * MIB as usize, 1);
-    for round in 0..10u64 {
-        driver.write(round % 4 * 8 * MIB, data.pieces(&[8 * MIB as usize]), false).unwrap();
-        driver.run(BlockOperation::Discard { offset: round % 4 * 8 * MIB, bytes: 8 * MIB }).unwrap();
-        for _ in 0..3 {
-            driver.run(BlockOperation::Flush).unwrap();
-            // Makes the next flush have something to do, so that it turns the epoch.
-            driver.write(63 * MIB, data.pieces(&[4096]), false).unwrap();
-            driver.run(BlockOperation::Discard { offset: 63 * MIB, bytes: MIB }).unwrap();
-        }
-    }
-    drop(driver);
-    drop(disk);
-    let metadata = std::fs::metadata(&path).unwrap();
-    assert!(metadata.len() < 20 * MIB, "the file grew to {} bytes", metadata.len());
-    assert!(metadata.blocks() * 512 < 2 * MIB, "{} sectors are allocated", metadata.blocks());
-    assert_sound(&path);
-}
-
-#[test]
 fn requests_on_several_queues_at_once_end_up_as_they_should() {
     let directory = directory();
     let path = directory.path().join("disk.qcow2");
@@ -660,6 +634,7 @@ fn refcount_tables_grow_with_the_file() {
 mod blocks;
 mod checking;
 mod compressing;
+mod discarding;
 mod hostile;
 mod postponing;
 mod power_loss;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use block_io::conformance::Driver;
 use block_io::qcow2::{
-    BackingAccess, BackingName, Compression, Qcow2Disk, Qcow2Options, Qcow2Parameters, Repair,
+    BackingAccess, BackingName, Compression, DataFileName, Qcow2Disk, Qcow2Options, Qcow2Parameters, Repair,
 };
 use block_io::{BlockBackend, CacheMode, EngineChoice, RawOptions};
 
@@ -69,7 +69,7 @@ impl Kind {
             data,
             backing,
             bytes: (1 + random.below(most / SECTOR)) * SECTOR,
-            made_by_us: !old && data == Data::Inside && random.once_in(2),
+            made_by_us: random.once_in(2),
             compresses: data == Data::Inside && refcount_bits > 4,
         }
     }
@@ -82,6 +82,8 @@ impl Kind {
         let backing = self
             .backing
             .map(|format| BackingName { name: format!("base.{format}"), format: format.to_owned() });
+        // Absolute: QEMU takes it to be relative to the working directory, not to the image.
+        let data = path.with_file_name("data.raw");
         if self.made_by_us {
             let parameters = Qcow2Parameters {
                 cluster_bytes: self.cluster_bytes() as u64,
@@ -90,6 +92,11 @@ impl Kind {
                 lazy_refcounts: self.lazy_refcounts,
                 compression: if self.zstd { Compression::Zstd } else { Compression::Zlib },
                 backing,
+                version: self.version,
+                data_file: (self.data != Data::Inside).then(|| DataFileName {
+                    name: text(&data).to_owned(),
+                    raw: self.data == Data::ExternalRaw,
+                }),
                 ..Qcow2Parameters::new(self.bytes as u64)
             };
             return Qcow2Disk::create(path, &parameters).unwrap();
@@ -109,10 +116,8 @@ impl Kind {
         }
         match self.data {
             Data::Inside => {}
-            // Absolute: QEMU takes it to be relative to the working directory, not to the image.
-            Data::External => options += &format!(",data_file={}", text(&path.with_file_name("data.raw"))),
+            Data::External => options += &format!(",data_file={}", text(&data)),
             Data::ExternalRaw => {
-                let data = path.with_file_name("data.raw");
                 options += &format!(",data_file={},data_file_raw=on", text(&data));
             }
         }

@@ -42,6 +42,25 @@ fn lazy_counts_are_written_when_the_image_is_closed_and_repaired_when_it_is_not(
 }
 
 #[test]
+fn lazy_counts_that_only_went_down_are_written_when_the_image_is_closed() {
+    let directory = directory();
+    for flushes in 0..3 {
+        let path = directory.path().join(format!("{flushes}.qcow2"));
+        let parameters = Qcow2Parameters { lazy_refcounts: true, ..Qcow2Parameters::new(16 * MIB) };
+        Qcow2Disk::create(&path, &parameters).unwrap();
+        let mut model = vec![0; 16 * MIB as usize];
+        for step in [Step::Write { at: 0, sectors: 9000, seed: 1 }, Step::Discard { at: 0, sectors: 9000 }] {
+            let disk = Qcow2Disk::open(&path, &Qcow2Options::default()).unwrap();
+            let mut driver = Driver::open(&disk, 4);
+            apply(&mut driver, &mut model, step);
+            (0..flushes).for_each(|_| apply(&mut driver, &mut model, Step::Flush));
+            drop((driver, disk));
+            sound(&path);
+        }
+    }
+}
+
+#[test]
 fn single_subclusters_are_zeroed_by_their_bits() {
     let directory = directory();
     for (unmap, discard) in [(false, false), (true, false), (true, true)] {
