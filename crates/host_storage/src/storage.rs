@@ -211,10 +211,7 @@ impl Storage {
     /// Forgets a pool that is not active. Its storage stays.
     pub fn undefine(&self, pool: &Arc<Pool>) -> Result<(), StorageError> {
         let _job = pool.jobs.claim_pool(pool.name(), "undefine")?;
-        if pool.idle_definition().is_err() {
-            let rule = format!("storage pool '{}' is still active", pool.name());
-            return Err(StorageError::InvalidOperation(rule));
-        }
+        pool.idle_definition().map_err(|_| still_active(pool))?;
         self.remove(pool);
         // The formats stay known while the files are there: the pool may be defined again with its UUID.
         if !pool.record.identities().is_empty() {
@@ -299,7 +296,7 @@ impl Storage {
     /// Removes the storage of a pool that is not active: its empty directory, or its volume group with all volumes.
     pub fn delete(&self, pool: &Pool) -> Result<(), StorageError> {
         let _job = pool.jobs.claim_pool(pool.name(), "delete")?;
-        backend::delete(self.commands(), &pool.idle_definition()?)
+        backend::delete(self.commands(), &pool.idle_definition().map_err(|_| still_active(pool))?)
     }
 
     /// Asks for the sizes of an active pool again, after something has changed: also for whoever has ended an upload. Nothing
@@ -351,6 +348,10 @@ impl Storage {
             ))),
         }
     }
+}
+
+fn still_active(pool: &Pool) -> StorageError {
+    StorageError::InvalidOperation(format!("storage pool '{}' is still active", pool.name()))
 }
 
 /// The pool that a definition means, if it is there already. One that takes another's name, UUID or storage is refused.

@@ -41,13 +41,13 @@ async fn upload(daemon: Arc<Daemon>, context: CallContext, call: StorageVolUploa
                 Ok(())
             })
             .await;
+        daemon.tell_pool(&pool, PoolEvent::Refreshed);
         match received.and_then(|finished| looked.map(|()| finished)) {
             // Nobody is left to hear that nobody is left.
             Ok(true) => drop(sender.finish().await),
             Ok(false) => {}
             Err(error) => sender.fail(&error).await,
         }
-        daemon.tell_pool(&pool, PoolEvent::Refreshed);
     });
     Ok(())
 }
