@@ -87,7 +87,9 @@ impl Host {
                 let text: String = text.trim().chars().filter(|character| !character.is_control()).collect();
                 Ok((!text.is_empty()).then_some(text))
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) =>
+            {
                 Ok(None)
             }
             Err(source) => Err(HostError::Unreadable { path, source }),

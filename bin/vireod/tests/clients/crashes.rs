@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use libvirt_rpc::client::{ClientError, Connection};
 use libvirt_rpc::procedures::{
-    ConnectListAllStoragePools, StoragePoolBuild, StoragePoolCreate, StoragePoolDefineXml, StoragePoolDestroy,
-    StoragePoolIsActive, StoragePoolListAllVolumes, StoragePoolLookupByName, StoragePoolUndefine,
-    StorageVolCreateXml, StorageVolDelete, StorageVolLookupByName,
+    ConnectListAllStoragePools, StoragePoolBuild, StoragePoolCreate, StoragePoolDefineXml,
+    StoragePoolDestroy, StoragePoolIsActive, StoragePoolListAllVolumes, StoragePoolLookupByName,
+    StoragePoolUndefine, StorageVolCreateXml, StorageVolDelete, StorageVolLookupByName,
 };
 use libvirt_rpc::types::RemoteStoragePool;
 
@@ -48,7 +48,12 @@ struct Expected {
     volumes: BTreeMap<String, Known>,
 }
 
-fn note(map: &mut BTreeMap<String, Known>, name: &str, target: Known, answer: Result<(), ClientError>) -> bool {
+fn note(
+    map: &mut BTreeMap<String, Known>,
+    name: &str,
+    target: Known,
+    answer: Result<(), ClientError>,
+) -> bool {
     match answer {
         Ok(()) => drop(map.insert(name.to_owned(), target)),
         // Refused for good reason: nothing has changed.
@@ -83,7 +88,9 @@ impl Client<'_> {
         match (state(&expected.defined), state(&expected.active)) {
             (Known::Gone, _) => {
                 let path = self.place.text(&format!("storage/{name}"));
-                let xml = format!("<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>");
+                let xml = format!(
+                    "<pool type='dir'><name>{name}</name><target><path>{path}</path></target></pool>"
+                );
                 let answer = self.connection.call(&StoragePoolDefineXml { xml, flags: 0 }).map(drop);
                 note(&mut expected.defined, &name, Known::There, answer)
             }

@@ -26,7 +26,8 @@ fn processors_and_memory_are_the_host_s() {
     let place = Place::new();
     let _vireod = place.start();
     let field = |text: &str, name: &str| -> u64 {
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+        let line =
+            text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
         line.split_whitespace().find_map(|word| word.parse().ok()).unwrap()
     };
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap();
@@ -42,7 +43,10 @@ fn processors_and_memory_are_the_host_s() {
     let map = place.ok(&["nodecpumap"]);
     assert_eq!(field(&map, "CPUs online:"), online);
     assert_eq!(field(&map, "CPUs present:"), product);
-    assert_eq!(map.lines().find(|line| line.starts_with("CPU map:")).unwrap().matches('y').count() as u64, online);
+    assert_eq!(
+        map.lines().find(|line| line.starts_with("CPU map:")).unwrap().matches('y').count() as u64,
+        online
+    );
     for name in ["user:", "system:", "idle:", "iowait:"] {
         field(&place.ok(&["nodecpustats"]), name);
         field(&place.ok(&["nodecpustats", "0"]), name);
@@ -64,7 +68,11 @@ fn lists_of_what_is_not_managed_are_empty() {
     let _vireod = place.start();
     for list in ["iface-list", "nwfilter-list", "secret-list"] {
         let printed = place.ok(&[list]);
-        assert_eq!(printed.lines().filter(|line| !line.trim().is_empty()).count(), 2, "only a head: {printed}");
+        assert_eq!(
+            printed.lines().filter(|line| !line.trim().is_empty()).count(),
+            2,
+            "only a head: {printed}"
+        );
     }
     assert_eq!(place.ok(&["nodedev-list"]).trim(), "");
 }

@@ -96,7 +96,12 @@ fn a_million_requests_without_reading_an_answer_are_not_taken() {
             false
         }
         Err(error) => {
-            let kinds = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::BrokenPipe, ErrorKind::ConnectionReset];
+            let kinds = [
+                ErrorKind::WouldBlock,
+                ErrorKind::TimedOut,
+                ErrorKind::BrokenPipe,
+                ErrorKind::ConnectionReset,
+            ];
             assert!(kinds.contains(&error.kind()), "{error}");
             true
         }

@@ -151,8 +151,7 @@ impl Vireod {
     /// Starts a daemon. When it ends before it is ready: what it said.
     fn try_start(mut command: Command, log: PathBuf) -> Result<Self, String> {
         let errors = File::create(&log).unwrap();
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         out.read_line(&mut line).unwrap();

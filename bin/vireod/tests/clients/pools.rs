@@ -14,13 +14,26 @@ fn a_pool_goes_through_its_life() {
     missing.failed_with(&["pool-start"], &["error: Failed to start pool p", "No such file or directory"]);
     assert_eq!(place.ok(&["pool-build", "p"]), "Pool p built\n\n");
     assert_eq!(place.ok(&["pool-start", "p"]), "Pool p started\n\n");
-    place.fails(&["pool-start", "p"], &["Requested operation is not valid: storage pool 'p' is already active"]);
-    place.fails(&["pool-build", "p"], &["Requested operation is not valid: storage pool 'p' is already active"]);
-    place.fails(&["pool-undefine", "p"], &["Requested operation is not valid: storage pool 'p' is still active"]);
-    place.fails(&["pool-delete", "p"], &["Requested operation is not valid: storage pool 'p' is still active"]);
+    place.fails(
+        &["pool-start", "p"],
+        &["Requested operation is not valid: storage pool 'p' is already active"],
+    );
+    place.fails(
+        &["pool-build", "p"],
+        &["Requested operation is not valid: storage pool 'p' is already active"],
+    );
+    place.fails(
+        &["pool-undefine", "p"],
+        &["Requested operation is not valid: storage pool 'p' is still active"],
+    );
+    place.fails(
+        &["pool-delete", "p"],
+        &["Requested operation is not valid: storage pool 'p' is still active"],
+    );
     assert_eq!(place.ok(&["pool-autostart", "p"]), "Pool p marked as autostarted\n\n");
     let information = place.ok(&["pool-info", "p"]);
-    for line in ["Name:           p", "State:          running", "Persistent:     yes", "Autostart:      yes"] {
+    for line in ["Name:           p", "State:          running", "Persistent:     yes", "Autostart:      yes"]
+    {
         assert!(information.contains(line), "{information}");
     }
     assert_eq!(
@@ -30,13 +43,20 @@ fn a_pool_goes_through_its_life() {
     let uuid = place.ok(&["pool-uuid", "p"]);
     assert_eq!(place.ok(&["pool-name", uuid.trim()]).trim(), "p");
     let document = place.ok(&["pool-dumpxml", "p"]);
-    for line in ["<pool type='dir'>", "  <name>p</name>", &format!("    <path>{target}</path>"), "      <mode>0711</mode>"] {
+    for line in [
+        "<pool type='dir'>",
+        "  <name>p</name>",
+        &format!("    <path>{target}</path>"),
+        "      <mode>0711</mode>",
+    ] {
         assert!(document.lines().any(|found| found == line), "{line}: {document}");
     }
     assert_eq!(place.ok(&["pool-refresh", "p"]), "Pool p refreshed\n\n");
     assert_eq!(place.ok(&["pool-destroy", "p"]), "Pool p destroyed\n\n");
-    place.fails(&["pool-destroy", "p"], &["Requested operation is not valid: storage pool 'p' is not active"]);
-    place.fails(&["pool-refresh", "p"], &["Requested operation is not valid: storage pool 'p' is not active"]);
+    place
+        .fails(&["pool-destroy", "p"], &["Requested operation is not valid: storage pool 'p' is not active"]);
+    place
+        .fails(&["pool-refresh", "p"], &["Requested operation is not valid: storage pool 'p' is not active"]);
     std::fs::write(place.path("storage/p/kept"), "kept").unwrap();
     place.fails(&["pool-delete", "p"], &["error: Failed to delete pool p", "Directory not empty"]);
     std::fs::remove_file(place.path("storage/p/kept")).unwrap();
@@ -52,8 +72,17 @@ fn pools_that_are_not_there_are_not_found() {
     let place = Place::new();
     let _vireod = place.start();
     for verb in [
-        "pool-info", "pool-start", "pool-destroy", "pool-undefine", "pool-build", "pool-delete", "pool-refresh",
-        "pool-dumpxml", "pool-autostart", "pool-uuid", "vol-list",
+        "pool-info",
+        "pool-start",
+        "pool-destroy",
+        "pool-undefine",
+        "pool-build",
+        "pool-delete",
+        "pool-refresh",
+        "pool-dumpxml",
+        "pool-autostart",
+        "pool-uuid",
+        "vol-list",
     ] {
         let message = "error: Storage pool not found: no storage pool with matching name 'nowhere'";
         place.fails(&[verb, "nowhere"], &["error: failed to get pool 'nowhere'", message]);
@@ -80,10 +109,13 @@ fn definitions_that_can_not_be_are_refused() {
     place.pool("p");
     let (p, q) = (place.text("storage/p"), place.text("storage/q"));
     let message = "operation failed: pool 'p' already exists with uuid ";
-    place.fails(&["pool-define-as", "p", "dir", "--target", &q], &["error: Failed to define pool p", message]);
-    place.fails(&["pool-create-as", "p", "dir", "--target", &q], &["error: Failed to create pool p", message]);
+    place
+        .fails(&["pool-define-as", "p", "dir", "--target", &q], &["error: Failed to define pool p", message]);
+    place
+        .fails(&["pool-create-as", "p", "dir", "--target", &q], &["error: Failed to create pool p", message]);
     let message = "operation failed: Storage source conflict with pool: 'p'";
-    place.fails(&["pool-define-as", "q", "dir", "--target", &p], &["error: Failed to define pool q", message]);
+    place
+        .fails(&["pool-define-as", "q", "dir", "--target", &p], &["error: Failed to define pool q", message]);
     assert_eq!(place.ok(&["pool-list", "--all", "--name"]).trim(), "p");
 }
 
@@ -93,7 +125,10 @@ fn a_transient_pool_is_gone_when_it_stops() {
     let _vireod = place.start();
     let target = place.text("storage/t");
     place.fails(&["pool-create-as", "t", "dir", "--target", &target], &["No such file or directory"]);
-    assert_eq!(place.ok(&["pool-create-as", "t", "dir", "--target", &target, "--build"]), "Pool t created\n\n");
+    assert_eq!(
+        place.ok(&["pool-create-as", "t", "dir", "--target", &target, "--build"]),
+        "Pool t created\n\n"
+    );
     assert!(place.ok(&["pool-info", "t"]).contains("Persistent:     no"));
     place.fails(&["pool-autostart", "t"], &["error: failed to mark pool t as autostarted"]);
     assert!(place.ok(&["pool-list", "--transient", "--name"]).contains('t'));
@@ -134,7 +169,8 @@ fn lists_are_chosen_by_state_and_type() {
 fn sources_and_capabilities_are_told() {
     let place = Place::new();
     let _vireod = place.start();
-    place.fails(&["find-storage-pool-sources", "dir"], &["pool type 'dir' does not support source discovery"]);
+    place
+        .fails(&["find-storage-pool-sources", "dir"], &["pool type 'dir' does not support source discovery"]);
     place.fails(&["find-storage-pool-sources", "nope"], &["error: Failed to find any nope pool sources"]);
     place.fails(&["find-storage-pool-sources-as", "netfs"], &["invalid argument: the host"]);
     assert!(place.ok(&["pool-capabilities"]).contains("<pool type='dir' supported='yes'>"));
@@ -184,63 +220,81 @@ fn read_only_connections_change_nothing() {
     assert_eq!(place.ok(&["vol-list", "p"]).lines().count(), 4);
 }
 
-#[test]
-fn events_of_pools_are_seen_in_their_order() {
-    let place = Place::new();
-    let _vireod = place.start();
-    let uri = place.uri(&place.socket());
+/// The events of one kind of the pool p that `virsh pool-event` prints while `work` is done; the last one ends it.
+fn events_during(place: &Place, event: &str, last: &str, work: impl FnOnce()) -> Vec<String> {
     let mut watcher = Command::new("virsh")
         .env("LC_ALL", "C")
-        .args(["-c", &uri, "pool-event", "--all", "--loop", "--timeout", "60"])
+        .args([
+            "-c",
+            &place.uri(&place.socket()),
+            "pool-event",
+            "--event",
+            event,
+            "--loop",
+            "--timeout",
+            "60",
+        ])
         .stdout(Stdio::piped())
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
-    let mut lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-    // Until virsh is known to listen, something is done that it would hear of: definitions of another pool.
-    let target = place.text("storage/other");
-    let (ready, is_ready) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let mut seen = Vec::new();
-        for line in lines.by_ref().map_while(Result::ok) {
-            let _ = ready.send(());
-            let done = line.contains("Undefined") && line.contains("'p'");
+    let lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let (printed, lines_of_it) = std::sync::mpsc::channel();
+    let reader = std::thread::Builder::new().name("printed".into()).spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if printed.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let reader = reader.unwrap();
+    // Until virsh is known to listen, something is done to another pool that it would hear of.
+    loop {
+        place.ok(&["pool-destroy", "other"]);
+        place.ok(&["pool-start", "other"]);
+        place.ok(&["pool-refresh", "other"]);
+        match lines_of_it.try_recv() {
+            Ok(_) => break,
+            Err(std::sync::mpsc::TryRecvError::Empty) => {}
+            Err(error) => panic!("virsh printed nothing: {error}"),
+        }
+    }
+    work();
+    let mut seen = Vec::new();
+    for line in &lines_of_it {
+        if line.contains(" pool p") {
             seen.push(line);
-            if done {
+            if seen.last().unwrap().contains(last) {
                 break;
             }
         }
-        seen
-    });
-    while is_ready.recv_timeout(std::time::Duration::from_millis(10)).is_err() {
-        place.ok(&["pool-define-as", "other", "dir", "--target", &target]);
-        place.ok(&["pool-undefine", "other"]);
     }
-    place.pool("p");
-    let data = place.write("data", "data");
-    place.ok(&["vol-create-as", "p", "v", "1M"]);
-    for verb in ["pool-refresh", "pool-destroy", "pool-delete"] {
-        if verb == "pool-destroy" {
-            place.ok(&["vol-upload", "v", &data, "--pool", "p"]);
-            place.ok(&["vol-delete", "v", "--pool", "p"]);
-        }
-        place.ok(&[verb, "p"]);
-    }
-    place.ok(&["pool-undefine", "p"]);
-    let seen = reader.join().unwrap();
+    drop(lines_of_it);
     watcher.kill().unwrap();
     watcher.wait().unwrap();
-    let of_p: Vec<&str> = seen
-        .iter()
-        .filter(|line| line.contains("'p'"))
-        .map(|line| line.split_whitespace().last().unwrap())
-        .collect();
-    assert_eq!(
-        of_p,
-        ["Defined", "Created", "Started", "p", "p", "Stopped", "Deleted", "Undefined"]
-            .map(|word| if word == "p" { "'p'" } else { word }),
-        "{seen:?}"
-    );
+    reader.join().unwrap();
+    seen
+}
+
+#[test]
+fn events_of_pools_are_seen_in_their_order() {
+    let place = Place::new();
+    let _vireod = place.start();
+    place.pool("other");
+    let lifecycle = events_during(&place, "lifecycle", "Undefined", || {
+        place.pool("p");
+        for verb in ["pool-refresh", "pool-destroy", "pool-delete", "pool-undefine"] {
+            place.ok(&[verb, "p"]);
+        }
+    });
+    let told = ["Defined", "Created", "Started", "Stopped", "Deleted", "Undefined"];
+    let expected = told.map(|what| format!("event 'lifecycle' for storage pool p: {what}"));
+    assert_eq!(lifecycle, expected);
+    place.pool("p");
+    place.ok(&["vol-create-as", "p", "v", "1M"]);
+    let data = place.write("data", "data");
+    let upload = || drop(place.ok(&["vol-upload", "v", &data, "--pool", "p"]));
+    assert_eq!(events_during(&place, "refresh", "refresh", upload), ["event 'refresh' for storage pool p"]);
 }
 
 #[test]
@@ -266,7 +320,12 @@ fn what_virt_install_does_with_pools_and_volumes_works() {
     let path = format!("{target}/vi3.qcow2");
     assert_eq!(place.ok(&["vol-path", "vi3.qcow2", "default"]).trim(), path);
     let document = place.ok(&["vol-dumpxml", &path]);
-    for part in ["<format type='qcow2'/>", "<compat>1.1</compat>", "<lazy_refcounts/>", "<capacity unit='bytes'>1073741824<"] {
+    for part in [
+        "<format type='qcow2'/>",
+        "<compat>1.1</compat>",
+        "<lazy_refcounts/>",
+        "<capacity unit='bytes'>1073741824<",
+    ] {
         assert!(document.contains(part), "{part}: {document}");
     }
     // virt-clone's copy of it.

@@ -75,10 +75,19 @@ fn a_part_is_moved_by_offset_and_length() {
     let back = place.text("back");
     place.ok(&["vol-download", "v", &back, "--pool", "p", "--offset", "900", "--length", "5000"]);
     assert!(std::fs::read(&back).unwrap() == expected[900..5900]);
-    place.fails(&["vol-upload", "v", &file, "--pool", "p", "--length", "10"], &["more bytes come than volume 'v'"]);
+    place.fails(
+        &["vol-upload", "v", &file, "--pool", "p", "--length", "10"],
+        &["more bytes come than volume 'v'"],
+    );
     let far = "999999999999";
-    place.fails(&["vol-download", "v", &back, "--pool", "p", "--offset", far], &["error: cannot download from volume v"]);
-    assert!(std::fs::read(place.path("storage/p/v")).unwrap() == expected, "a refused piece is not written in part");
+    place.fails(
+        &["vol-download", "v", &back, "--pool", "p", "--offset", far],
+        &["error: cannot download from volume v"],
+    );
+    assert!(
+        std::fs::read(place.path("storage/p/v")).unwrap() == expected,
+        "a refused piece is not written in part"
+    );
 }
 
 #[test]

@@ -211,7 +211,9 @@ async fn system_information(
     }
     let tables = daemon.host.smbios().map_err(|error| host_error(&error))?;
     if tables.is_empty() {
-        return Err(RpcError::unsupported_configuration("this host's firmware says nothing about it (SMBIOS)"));
+        return Err(RpcError::unsupported_configuration(
+            "this host's firmware says nothing about it (SMBIOS)",
+        ));
     }
     let mut root = Element::new("sysinfo").with("type", "smbios");
     for table in tables {

@@ -100,7 +100,10 @@ fn what_the_caller_remembers_is_restored() {
     assert_eq!((pool.uuid(), pool.is_active(), pool.is_persistent()), (host.pool.uuid(), true, true));
     assert_eq!(pool.volumes().unwrap().len(), 1);
     let missing = pool_at("gone", &host.directory.path().join("gone"));
-    assert!(!again.restore(Some(missing.clone()), Some(missing)).unwrap().is_active(), "its directory is gone");
+    assert!(
+        !again.restore(Some(missing.clone()), Some(missing)).unwrap().is_active(),
+        "its directory is gone"
+    );
 }
 
 #[test]
