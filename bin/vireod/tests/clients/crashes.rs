@@ -213,7 +213,7 @@ fn what_was_answered_outlives_fifty_kills() {
     for _ in 0..KILLS {
         let vireod = place.start();
         check(&place, &home, &mut all);
-        let pause = Duration::from_micros(random.below(150_000));
+        let pause = Duration::from_micros(random.below(500_000));
         let killed = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for (number, expected) in (0..).zip(&mut all) {
