@@ -285,6 +285,21 @@ impl Pool {
         }
     }
 
+    /// Takes a definition of the same name and UUID that holds until the pool is stopped, when `back` holds again.
+    pub(crate) fn pass(&self, definition: PoolDefinition, back: PoolDefinition) -> PoolDefinition {
+        let definition = PoolDefinition { uuid: Some(self.uuid), sizes: PoolSizes::default(), ..definition };
+        let mut inner = self.inner.lock();
+        inner.definition = definition.clone();
+        inner.next = Some(back);
+        definition
+    }
+
+    /// Takes what holds from the next start on.
+    pub(crate) fn hold_back(&self, next: PoolDefinition) {
+        let next = PoolDefinition { uuid: Some(self.uuid), sizes: PoolSizes::default(), ..next };
+        self.inner.lock().next = Some(next);
+    }
+
     /// A volume was made.
     pub(crate) fn add(&self, known: Known) {
         let mut inner = self.inner.lock();

@@ -122,36 +122,38 @@ impl Storage {
         definition: PoolDefinition,
         build: Option<BuildMode>,
     ) -> Result<Arc<Pool>, StorageError> {
-        let (pool, new) = {
+        let (pool, passing) = {
             let mut pools = self.pools.write();
             match same(&pools, &definition)? {
-                Some(pool) if pool.is_active() => {
-                    return Err(StorageError::AlreadyActive(pool.name().to_owned()));
-                }
-                Some(pool) => (pool, false),
+                Some(pool) => (pool, Some(definition)),
                 None => {
                     let pool = self.make(definition, false)?;
                     pools.push(Arc::clone(&pool));
-                    (pool, true)
+                    (pool, None)
                 }
             }
         };
-        self.start(&pool, build).inspect_err(|_| {
+        let new = passing.is_none();
+        self.start_as(&pool, passing, build).inspect_err(|_| {
             if new {
-                self.remove(&pool);
+                self.remove_transient(&pool);
             }
         })?;
         Ok(pool)
     }
 
-    /// Takes a pool that the caller remembers, after a restart. A pool that was active is active again if its storage is still
-    /// there as it was; what is mounted stays mounted. The error is for the log: the pool is there in any case.
+    /// Takes a pool that the caller remembers, after a restart: what it is defined as, if it is persistent, and what it was when
+    /// it was active, if it was. It is active again if its storage is still there as it was; what is mounted stays mounted. The
+    /// error is for the log: the pool is there in any case. One that is transient and can't be active is not.
     pub fn restore(
         &self,
-        definition: PoolDefinition,
-        persistent: bool,
-        was_active: bool,
+        persistent: Option<PoolDefinition>,
+        live: Option<PoolDefinition>,
     ) -> Result<Arc<Pool>, StorageError> {
+        let (was_active, is_persistent) = (live.is_some(), persistent.is_some());
+        let Some(definition) = live.or_else(|| persistent.clone()) else {
+            return Err(StorageError::InvalidArgument("a pool without any definition".to_owned()));
+        };
         let pool = {
             let mut pools = self.pools.write();
             if same(&pools, &definition)?.is_some() {
@@ -160,18 +162,32 @@ impl Storage {
                     definition.name
                 )));
             }
-            let pool = self.make(definition, persistent)?;
+            let pool = self.make(definition, is_persistent)?;
             pools.push(Arc::clone(&pool));
             pool
         };
         if was_active {
             let _job = pool.jobs.claim_pool(pool.name(), "restore")?;
-            let definition = pool.idle_definition()?;
-            if backend::is_up(&definition)? {
-                self.look(&pool, &definition)?;
+            let found = self.find_up(&pool, persistent);
+            if !pool.is_active() {
+                pool.set_inactive();
+                self.remove_transient(&pool);
             }
+            found?;
         }
         Ok(pool)
+    }
+
+    /// Looks at a pool that is up already; from its next start on, `next` holds.
+    fn find_up(&self, pool: &Pool, next: Option<PoolDefinition>) -> Result<(), StorageError> {
+        let definition = pool.idle_definition()?;
+        if let Some(next) = next {
+            pool.hold_back(next);
+        }
+        if backend::is_up(&definition)? {
+            self.look(pool, &definition)?;
+        }
+        Ok(())
     }
 
     fn make(&self, definition: PoolDefinition, persistent: bool) -> Result<Arc<Pool>, StorageError> {
@@ -184,13 +200,18 @@ impl Storage {
         self.pools.write().retain(|other| !Arc::ptr_eq(other, pool));
     }
 
+    /// Forgets a pool unless it is, or has just been made, persistent.
+    fn remove_transient(&self, pool: &Arc<Pool>) {
+        let mut pools = self.pools.write();
+        if !pool.is_persistent() {
+            pools.retain(|other| !Arc::ptr_eq(other, pool));
+        }
+    }
+
     /// Forgets a pool that is not active. Its storage stays.
     pub fn undefine(&self, pool: &Arc<Pool>) -> Result<(), StorageError> {
         let _job = pool.jobs.claim_pool(pool.name(), "undefine")?;
-        if pool.idle_definition().is_err() {
-            let rule = format!("storage pool '{}' is still active", pool.name());
-            return Err(StorageError::InvalidOperation(rule));
-        }
+        pool.idle_definition().map_err(|_| still_active(pool))?;
         self.remove(pool);
         // The formats stay known while the files are there: the pool may be defined again with its UUID.
         if !pool.record.identities().is_empty() {
@@ -208,8 +229,24 @@ impl Storage {
 
     /// Starts a pool: mounts what is to be mounted, and looks at the volumes. If that fails, nothing stays mounted.
     pub fn start(&self, pool: &Pool, build: Option<BuildMode>) -> Result<(), StorageError> {
+        self.start_as(pool, None, build)
+    }
+
+    /// Starts a pool with a definition that holds until it is stopped.
+    fn start_as(
+        &self,
+        pool: &Pool,
+        passing: Option<PoolDefinition>,
+        build: Option<BuildMode>,
+    ) -> Result<(), StorageError> {
         let _job = pool.jobs.claim_pool(pool.name(), "start")?;
-        let definition = pool.idle_definition()?;
+        if !self.pools.read().iter().any(|known| std::ptr::eq(Arc::as_ptr(known), pool)) {
+            return Err(StorageError::NoSuchPool(format!("uuid '{}'", pool.uuid())));
+        }
+        let mut definition = pool.idle_definition()?;
+        if let Some(passing) = passing {
+            definition = pool.pass(passing, definition);
+        }
         pool.set_building();
         let result = self.bring_up(pool, &definition, build);
         if result.is_err() {
@@ -252,20 +289,19 @@ impl Storage {
         let _job = pool.jobs.claim_pool(pool.name(), "stop")?;
         backend::stop(self.commands(), &pool.active_definition()?)?;
         pool.set_inactive();
-        if !pool.is_persistent() {
-            self.remove(pool);
-        }
+        self.remove_transient(pool);
         Ok(())
     }
 
     /// Removes the storage of a pool that is not active: its empty directory, or its volume group with all volumes.
     pub fn delete(&self, pool: &Pool) -> Result<(), StorageError> {
         let _job = pool.jobs.claim_pool(pool.name(), "delete")?;
-        backend::delete(self.commands(), &pool.idle_definition()?)
+        backend::delete(self.commands(), &pool.idle_definition().map_err(|_| still_active(pool))?)
     }
 
-    /// Asks for the sizes of an active pool again, after something has changed.
-    pub(crate) fn update_sizes(&self, pool: &Pool) {
+    /// Asks for the sizes of an active pool again, after something has changed: also for whoever has ended an upload. Nothing
+    /// happens to a pool that has been stopped meanwhile.
+    pub fn update_sizes(&self, pool: &Pool) {
         let sizes =
             pool.active_definition().and_then(|definition| backend::sizes(self.commands(), &definition));
         match sizes {
@@ -312,6 +348,10 @@ impl Storage {
             ))),
         }
     }
+}
+
+fn still_active(pool: &Pool) -> StorageError {
+    StorageError::InvalidOperation(format!("storage pool '{}' is still active", pool.name()))
 }
 
 /// The pool that a definition means, if it is there already. One that takes another's name, UUID or storage is refused.

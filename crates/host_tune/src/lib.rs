@@ -1,4 +1,4 @@
-//! What the host has and can do: processors and how they belong together, memory, NUMA cells, large pages.
+//! What the host has and can do: processors and how they belong together, memory, NUMA cells, large pages, what its firmware is called.
 //!
 //! Everything is read from /proc and /sys, changes nothing and needs no privilege. A [`Host`] reads below a directory, `/` for
 //! this host, so that tests can show it hosts that they do not run on. Files that a kernel does not have (no NUMA, a virtual
@@ -6,12 +6,14 @@
 
 mod memory;
 mod processors;
+mod smbios;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::memory::{Cell, MemoryStatistics, PagePool};
 pub use self::processors::{CpuTimes, Processor};
+pub use self::smbios::SmbiosTable;
 
 /// Why something about the host is not known.
 #[derive(Debug, thiserror::Error)]

@@ -128,3 +128,23 @@ fn this_host_has_processors_and_memory() {
     assert!(!host.name().unwrap().is_empty());
     assert!(host.cpu_times(None).unwrap().user > Duration::ZERO);
 }
+
+#[test]
+fn the_firmware_s_strings_are_told_by_table() {
+    let files = Files::new(&[
+        ("sys/class/dmi/id/bios_vendor", "SeaBIOS\n"),
+        ("sys/class/dmi/id/bios_version", "\n"),
+        ("sys/class/dmi/id/product_name", " Standard \u{1}PC & co \n"),
+        ("sys/class/dmi/id/product_uuid", "01234567-89ab-cdef-0123-456789abcdef\n"),
+        ("sys/class/dmi/id/chassis_type", "1\n"),
+    ]);
+    let tables = files.host().smbios().unwrap();
+    let told: Vec<_> = tables.iter().map(|table| (table.name, &table.strings[..])).collect();
+    let bios = [("vendor", "SeaBIOS".to_owned())];
+    let system = [
+        ("product", "Standard PC & co".to_owned()),
+        ("uuid", "01234567-89ab-cdef-0123-456789abcdef".to_owned()),
+    ];
+    assert_eq!(told, [("bios", &bios[..]), ("system", &system[..])]);
+    assert_eq!(Files::new(&[("proc/x", "")]).host().smbios().unwrap(), []);
+}

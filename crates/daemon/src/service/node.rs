@@ -9,6 +9,7 @@ use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::{ModelName, NodeCpuStatistic, NodeMemoryStatistic};
 use libvirt_rpc::xdr::Opaque;
+use libvirt_xml::Element;
 
 use super::{Daemon, asked, count, host_error};
 
@@ -24,6 +25,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         .on(free_memory)
         .on(free_memory_of_cells)
         .on(free_pages)
+        .on(system_information)
 }
 
 impl Daemon {
@@ -197,4 +199,29 @@ async fn free_pages(
         }
     }
     Ok(NodeGetFreePagesReply { counts })
+}
+
+async fn system_information(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: ConnectGetSysInfo,
+) -> Result<ConnectGetSysInfoReply, RpcError> {
+    if call.flags != 0 {
+        return Err(RpcError::invalid_argument(format!("unsupported flags (0x{:x})", call.flags)));
+    }
+    let tables = daemon.host.smbios().map_err(|error| host_error(&error))?;
+    if tables.is_empty() {
+        return Err(RpcError::unsupported_configuration(
+            "this host's firmware says nothing about it (SMBIOS)",
+        ));
+    }
+    let mut root = Element::new("sysinfo").with("type", "smbios");
+    for table in tables {
+        let mut element = Element::new(table.name);
+        for (name, content) in table.strings {
+            element.push(Element::new("entry").with("name", name).text(content));
+        }
+        root.push(element);
+    }
+    Ok(ConnectGetSysInfoReply { sysinfo: root.to_string() })
 }

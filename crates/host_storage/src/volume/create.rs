@@ -13,7 +13,7 @@ use libvirt_xml::storage::{
 use rustix::fs::{FallocateFlags, Gid, IFlags, Mode, OFlags, Uid};
 use rustix::io::Errno;
 
-use super::open_device;
+use super::{open_device, resolve_backing};
 use crate::backend::{Known, directory_of, logical};
 use crate::clone::{CloneMethod, CloneMode, SourceImage, copy_to_device, fill_copy, preallocate};
 use crate::directory::{PoolDirectory, check_name};
@@ -120,10 +120,6 @@ impl Storage {
         options: CreateOptions,
         progress: crate::Progress<'_>,
     ) -> Result<(VolumeSummary, CloneMethod), StorageError> {
-        if definition.backing.is_some() {
-            let rule = "a copy of a volume has no backing store of its own choice".to_owned();
-            return Err(StorageError::InvalidArgument(rule));
-        }
         let name = definition.name.as_str();
         let of_pool = pool.active_definition()?;
         let _job = claim_new(pool, &of_pool, name)?;
@@ -134,6 +130,9 @@ impl Storage {
             format: claimed.known.format,
             directories: self.directories(),
         };
+        if let Some(backing) = &definition.backing {
+            check_backing_of_copy(&source, backing, mode)?;
+        }
         // As libvirt has it: a copy is at least as large as what is copied.
         let capacity = definition.capacity.unwrap_or(0).max(source.capacity()?);
         let (known, method) = match directory_of(&of_pool) {
@@ -275,6 +274,33 @@ impl Storage {
     }
 }
 
+/// Clients make the document of a copy from that of its source, what the source is based on included (`virsh vol-clone`). That
+/// chooses nothing: an overlay is based on its source, every other copy is independent of what its source is based on, as
+/// documented for `virStorageVolCreateXMLFrom`. Another file could only be meant as a choice, which a copy does not have.
+fn check_backing_of_copy(
+    source: &SourceImage,
+    backing: &BackingStore,
+    mode: CloneMode,
+) -> Result<(), StorageError> {
+    let below = match (mode, source.format) {
+        (CloneMode::Overlay, _) => Some(source.path.clone()),
+        (_, VolumeFormat::Qcow2) => image::qcow2_info(&source.file, &source.path)?
+            .backing
+            .and_then(|name| resolve_backing(&source.path, &name)),
+        _ => None,
+    };
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if below.is_some_and(|below| real(&below) == real(Path::new(&backing.path))) {
+        return Ok(());
+    }
+    let rule = format!(
+        "the backing store {:?} is not what {} is based on: a copy can't be based on another file",
+        backing.path,
+        source.path.display()
+    );
+    Err(StorageError::InvalidArgument(rule))
+}
+
 fn no_capacity(name: &str) -> StorageError {
     StorageError::InvalidArgument(format!("the capacity of volume '{name}' is missing"))
 }
@@ -397,10 +423,6 @@ pub(crate) fn make_image(
 }
 
 fn parameters(spec: &ImageSpec<'_>) -> Result<Qcow2Parameters, StorageError> {
-    if spec.target.compatibility == Some(Compatibility::Old) {
-        let rule = "version 0.10 of qcow2 can't be made: use 1.1".to_owned();
-        return Err(StorageError::Unsupported(rule));
-    }
     if spec.preallocate_metadata && spec.backing.is_some() {
         let rule = "a volume with a backing store can't be preallocated".to_owned();
         return Err(StorageError::Unsupported(rule));
@@ -412,6 +434,8 @@ fn parameters(spec: &ImageSpec<'_>) -> Result<Qcow2Parameters, StorageError> {
         lazy_refcounts: spec.target.wanted_features().lazy_refcounts,
         compression: Compression::Zlib,
         backing: spec.backing.clone(),
+        version: if spec.target.compatibility == Some(Compatibility::Old) { 2 } else { 3 },
+        no_copy_on_write: spec.target.no_copy_on_write,
         ..defaults
     })
 }

@@ -111,6 +111,37 @@ fn a_copy_between_pools_flattens_what_is_below() {
 }
 
 #[test]
+fn a_copy_whose_document_names_what_its_source_is_based_on_is_independent() {
+    let host = Host::new();
+    for base in ["base", "other"] {
+        host.create(&raw(base, 8 * MIB)).unwrap();
+    }
+    fill(&host.path("base"));
+    let based = |name: &str, base: &str| {
+        let base = host.path(base).display().to_string();
+        format!(
+            "<volume><name>{name}</name><target><format type='qcow2'/></target>\
+             <backingStore><path>{base}</path><format type='raw'/></backingStore></volume>"
+        )
+    };
+    host.create(&based("top", "base")).unwrap();
+    let copy = |document: &str, mode| {
+        let options = CreateOptions::default();
+        let definition = volume(document);
+        host.storage.clone_volume(&host.pool, &definition, &host.pool, "top", mode, options, &mut go_on)
+    };
+    let (made, method) = copy(&based("flat", "base"), CloneMode::FullCopy).unwrap();
+    assert_eq!(method, CloneMethod::FullCopy);
+    assert_eq!(Qcow2Disk::info(&made.path).unwrap().backing, None);
+    assert!(content(&made.path, VolumeFormat::Qcow2) == std::fs::read(host.path("base")).unwrap());
+    let error = copy(&based("else", "other"), CloneMode::FullCopy).unwrap_err();
+    assert!(error.to_string().contains("can't be based on another file"), "{error}");
+    assert!(copy(&based("over", "base"), CloneMode::Overlay).is_err(), "an overlay is based on its source");
+    copy(&based("over", "top"), CloneMode::Overlay).unwrap();
+    assert_eq!(host.files(), ["base", "flat", "other", "over", "top"]);
+}
+
+#[test]
 fn an_overlay_is_made_when_it_is_asked_for_and_guards_its_source() {
     let host = Host::new();
     host.create(&raw("r", 8 * MIB)).unwrap();

@@ -99,7 +99,7 @@ fn a_file_system_is_made_once_mounted_and_unmounted() {
     host.create(&raw("v", MIB)).unwrap();
     // The next process finds it mounted, and uses it.
     let again = Storage::new(StorageOptions::default());
-    let restored = again.restore(host.pool.describe_inactive(), true, true).unwrap();
+    let restored = again.restore(Some(host.pool.describe_inactive()), Some(host.pool.describe())).unwrap();
     assert_eq!(restored.volumes().unwrap().len(), 1);
     // Something that is open there keeps it from being stopped.
     let open = std::fs::File::open(host.path("v")).unwrap();
@@ -221,10 +221,14 @@ fn shares_storage(format: &str, bytes: u64) {
     let no_cow = "<volume><name>n</name><capacity>1048576</capacity><target><nocow/></target></volume>";
     host.create(no_cow).unwrap();
     assert_eq!(std::fs::metadata(host.path("n")).unwrap().size(), MIB);
+    host.create("<volume><name>nq</name><capacity>1048576</capacity><target><format type='qcow2'/><nocow/></target></volume>")
+        .unwrap();
     if format == "btrfs" {
-        let file = std::fs::File::open(host.path("n")).unwrap();
-        let flags = rustix::fs::ioctl_getflags(&file).unwrap();
-        assert!(flags.contains(rustix::fs::IFlags::NOCOW));
+        for name in ["n", "nq"] {
+            let file = std::fs::File::open(host.path(name)).unwrap();
+            let flags = rustix::fs::ioctl_getflags(&file).unwrap();
+            assert!(flags.contains(rustix::fs::IFlags::NOCOW), "{name}");
+        }
     }
 }
 

@@ -1,5 +1,5 @@
 //! LVM, by programs that stand in for its commands and write down how they were called: the kernel of a test machine often
-//! lacks the device mapper. What they print was printed by LVM 2.03.
+//! lacks the device mapper. What they print was written by hand after lvmreport(7).
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -96,11 +96,48 @@ fn what_the_caller_remembers_is_restored() {
     host.create(&raw("v", MIB)).unwrap();
     host.pool.set_autostart(true).unwrap();
     let again = storage(host.directory.path());
-    let pool = again.restore(host.pool.describe_inactive(), true, true).unwrap();
+    let pool = again.restore(Some(host.pool.describe_inactive()), Some(host.pool.describe())).unwrap();
     assert_eq!((pool.uuid(), pool.is_active(), pool.is_persistent()), (host.pool.uuid(), true, true));
     assert_eq!(pool.volumes().unwrap().len(), 1);
     let missing = pool_at("gone", &host.directory.path().join("gone"));
-    assert!(!again.restore(missing, true, true).unwrap().is_active(), "its directory is gone");
+    assert!(
+        !again.restore(Some(missing.clone()), Some(missing)).unwrap().is_active(),
+        "its directory is gone"
+    );
+}
+
+#[test]
+fn a_definition_that_a_pool_is_created_with_holds_until_it_is_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().join(name);
+    std::fs::create_dir(place("state")).unwrap();
+    let hosts = storage(directory.path());
+    let pool = hosts.define(pool_at("p", &place("kept"))).unwrap();
+    let passing = pool_at("p", &place("passing"));
+    let passing = libvirt_xml::storage::PoolDefinition { uuid: Some(pool.uuid()), ..passing };
+    assert!(hosts.create(passing.clone(), None).is_err(), "its directory is not there");
+    assert_eq!(pool.describe().target.path, place("kept").display().to_string());
+    hosts.create(passing, Some(BuildMode::Plain)).unwrap();
+    let path = |pool: &Pool| (pool.describe().target.path, pool.describe_inactive().target.path);
+    let both = (place("passing").display().to_string(), place("kept").display().to_string());
+    assert_eq!(path(&pool), both);
+    let again = storage(directory.path());
+    let restored = again.restore(Some(pool.describe_inactive()), Some(pool.describe())).unwrap();
+    assert!(restored.is_active() && restored.is_persistent());
+    assert_eq!(path(&restored), both, "the next process sees what is up, and what will be");
+    for (storage, pool) in [(hosts, pool), (again, restored)] {
+        storage.stop(&pool).unwrap();
+        assert_eq!(path(&pool), (both.1.clone(), both.1.clone()));
+    }
+}
+
+#[test]
+fn a_transient_pool_whose_storage_is_gone_is_not_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage::new(StorageOptions::default());
+    let gone = pool_at("gone", &directory.path().join("gone"));
+    assert!(!storage.restore(None, Some(gone)).unwrap().is_active());
+    assert!(storage.pools().is_empty());
 }
 
 #[test]

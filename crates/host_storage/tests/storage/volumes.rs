@@ -60,6 +60,19 @@ fn a_qcow2_volume_is_what_was_asked_for_and_tells_it() {
 }
 
 #[test]
+fn an_old_version_of_qcow2_is_made_when_it_is_asked_for() {
+    let host = Host::new();
+    for (version, compat) in [(2, "<compat>0.10</compat>"), (3, "<compat>1.1</compat>"), (3, "")] {
+        let name = format!("v{version}{}", compat.len());
+        host.create(&format!(
+            "<volume><name>{name}</name><capacity>1048576</capacity><target><format type='qcow2'/>{compat}</target></volume>"
+        ))
+        .unwrap();
+        assert_eq!(block_io::Qcow2Disk::info(&host.path(&name)).unwrap().version, version, "{compat:?}");
+    }
+}
+
+#[test]
 fn what_can_not_be_made_leaves_nothing() {
     let host = Host::new();
     host.create(&raw("v", MIB)).unwrap();
@@ -69,7 +82,6 @@ fn what_can_not_be_made_leaves_nothing() {
         raw("taken", MIB),
         "<volume><name>a</name><capacity>1</capacity><target><format type='vmdk'/></target></volume>".into(),
         "<volume><name>a</name><capacity>0</capacity><target><format type='qcow2'/></target></volume>".into(),
-        "<volume><name>a</name><capacity>512</capacity><target><format type='qcow2'/><compat>0.10</compat></target></volume>".into(),
         "<volume><name>a</name><capacity>512</capacity><target><format type='qcow2'/><clusterSize>3</clusterSize></target></volume>".into(),
         "<volume><name>a</name></volume>".into(),
         "<volume><name>a</name><capacity>512</capacity><backingStore><path>/etc/passwd</path><format type='raw'/></backingStore><target><format type='qcow2'/></target></volume>".into(),
@@ -133,7 +145,7 @@ fn a_raw_volume_stays_raw_whatever_a_guest_writes_into_it() {
     assert_eq!(format(&host.storage, &host.pool, "renamed"), (VolumeFormat::Raw, FormatOrigin::Probed));
     // Also in the next process.
     let again = storage(host.directory.path());
-    let pool = again.restore(host.pool.describe_inactive(), true, true).unwrap();
+    let pool = again.restore(Some(host.pool.describe_inactive()), Some(host.pool.describe())).unwrap();
     assert_eq!(format(&again, &pool, "made"), (VolumeFormat::Raw, FormatOrigin::Told));
     assert_eq!(format(&again, &pool, "renamed"), (VolumeFormat::Raw, FormatOrigin::Probed));
     assert_eq!(again.describe_volume(&pool, "made").unwrap().capacity, Some(MIB));

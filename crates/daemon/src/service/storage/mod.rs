@@ -7,6 +7,7 @@ mod pools;
 mod transfer;
 mod volumes;
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -34,8 +35,9 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 #[derive(Debug)]
 pub(super) struct Pools {
     storage: Arc<Storage>,
-    /// Held from looking at a pool until what was seen is in the store's queue, so that nothing older overtakes it.
-    writing: Mutex<()>,
+    /// The pools that the store knows of once it has done what it was asked. Held from looking at a pool until what was seen is in
+    /// the store's queue, so that nothing older overtakes it.
+    noted: Mutex<BTreeSet<Uuid>>,
 }
 
 impl Pools {
@@ -46,14 +48,22 @@ impl Pools {
             ..StorageOptions::default()
         };
         let storage = Storage::new(options);
+        let mut noted = BTreeSet::new();
         for record in records {
-            let name = record.name.clone();
-            if let Err(error) = restore(&storage, record) {
-                // The others are there all the same.
-                tracing::error!("storage pool '{name}' is not as it was: {error}");
+            let (name, uuid) = (record.name.clone(), Uuid::from_bytes(record.uuid));
+            match restore(&storage, record) {
+                // Also one that is gone because it was transient.
+                Ok(()) => drop(noted.insert(uuid)),
+                Err(error) => {
+                    // The others are there all the same. What can't be understood stays in the store, for whoever can.
+                    tracing::error!("storage pool '{name}' is not as it was: {error}");
+                    if storage.pool_by_uuid(uuid).is_ok() {
+                        noted.insert(uuid);
+                    }
+                }
             }
         }
-        Self { storage: Arc::new(storage), writing: Mutex::default() }
+        Self { storage: Arc::new(storage), noted: Mutex::new(noted) }
     }
 
     /// Starts the pools that start with the daemon. Blocks.
@@ -68,35 +78,44 @@ impl Pools {
         }
     }
 
-    /// Writes down what the pool is now, or that it is gone.
+    /// Writes down what the pool is now, or that it is gone. Others that are gone are forgotten before, whose names it may have:
+    /// who removed them is about to say so.
     fn note(&self, store: &Store, uuid: Uuid) -> Receipt {
-        let _order = self.writing.lock();
-        let change = match self.storage.pool_by_uuid(uuid) {
-            Ok(pool) => Change::Put(Record {
+        let mut noted = self.noted.lock();
+        let mut changes = Vec::new();
+        noted.retain(|noted| {
+            let there = self.storage.pool_by_uuid(*noted).is_ok();
+            if !there {
+                changes.push(Change::Remove(Kind::Pool, *noted.as_bytes()));
+            }
+            there
+        });
+        if let Ok(pool) = self.storage.pool_by_uuid(uuid) {
+            noted.insert(uuid);
+            changes.push(Change::Put(Record {
                 kind: Kind::Pool,
                 uuid: *uuid.as_bytes(),
                 name: pool.name().to_owned(),
                 definition: pool.is_persistent().then(|| pool.describe_inactive().element().to_string()),
                 autostart: pool.autostart(),
                 live: pool.is_active().then(|| pool.describe().element().to_string()),
-            }),
-            Err(_) => Change::Remove(Kind::Pool, *uuid.as_bytes()),
-        };
-        store.submit(vec![change])
+            }));
+        }
+        store.submit(changes)
     }
 }
 
 fn restore(storage: &Storage, record: Record) -> Result<(), StorageError> {
-    let Record { definition, live, autostart, .. } = record;
-    let (persistent, active) = (definition.is_some(), live.is_some());
-    // Of a pool that was active and is persistent, what it is defined as: a change since its start holds from now on.
-    let Some(document) = definition.or(live) else { return Ok(()) };
-    let definition = PoolDefinition::from_element(&libvirt_xml::parse(&document)?)?;
-    let pool = storage.restore(definition, persistent, active)?;
-    if persistent {
+    let Record { uuid, definition, live, autostart, .. } = record;
+    let read = |document: String| PoolDefinition::from_element(&libvirt_xml::parse(&document)?);
+    let (definition, live) = (definition.map(read).transpose()?, live.map(read).transpose()?);
+    let persistent = definition.is_some();
+    let restored = storage.restore(definition, live).map(drop);
+    // Also of a pool that is there, but not up as it was.
+    if persistent && let Ok(pool) = storage.pool_by_uuid(Uuid::from_bytes(uuid)) {
         pool.set_autostart(autostart)?;
     }
-    Ok(())
+    restored
 }
 
 impl Daemon {

@@ -58,11 +58,11 @@ async fn define(
     only(call.flags, VALIDATE)?;
     let definition = definition(&call.xml)?;
     let known = daemon.pools.storage.pool_by_name(&definition.name).is_ok();
-    let pool = daemon.pools.storage.define(definition).map_err(|error| storage_error(&error))?;
+    let pool = daemon.with_storage(|storage| storage.define(definition)).await?;
     if let Err(error) = daemon.remember_pool(pool.uuid()).await {
         // What is not remembered was not defined; an older definition can't be brought back, and the error says so.
         if !known {
-            let _ = daemon.pools.storage.undefine(&pool);
+            let _ = daemon.with_storage(move |storage| storage.undefine(&pool)).await;
         }
         return Err(error);
     }
@@ -295,6 +295,7 @@ async fn list(
     _: CallContext,
     call: ConnectListAllStoragePools,
 ) -> Result<ConnectListAllStoragePoolsReply, RpcError> {
+    only(call.flags, (1 << 20) - 1)?;
     let pools = daemon.pools.storage.pools();
     let pools: Vec<_> = pools.iter().filter(|pool| wanted(pool, call.flags)).collect();
     let ret = u32::try_from(pools.len()).unwrap_or(u32::MAX);

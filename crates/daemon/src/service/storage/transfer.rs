@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use host_storage::{Download, Piece, Upload};
 use libvirt_rpc::procedures::*;
-use libvirt_rpc::server::{CallContext, Stream, StreamInput, StreamSender, Table};
+use libvirt_rpc::server::{CallContext, Stream, StreamInput, StreamReceiver, StreamSender, Table};
 use libvirt_rpc::{ErrorDomain, RpcError};
 
-use super::{only, storage_error};
+use super::{PoolEvent, only, storage_error};
 use crate::service::Daemon;
 
 /// VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM and VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM.
@@ -27,37 +27,46 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 async fn upload(daemon: Arc<Daemon>, context: CallContext, call: StorageVolUpload) -> Result<(), RpcError> {
     only(call.flags, SPARSE)?;
     let pool = daemon.pool_of(&call.vol)?;
-    let name = call.vol.name.clone();
+    let (name, of_pool) = (call.vol.name.clone(), Arc::clone(&pool));
     let upload =
-        daemon.with_storage(move |storage| storage.upload(&pool, &name, call.offset, call.length)).await?;
-    let stream = context.stream()?;
+        daemon.with_storage(move |storage| storage.upload(&of_pool, &name, call.offset, call.length)).await?;
+    let Stream { receiver, sender } = context.stream()?;
     tokio::spawn(async move {
-        let Stream { mut receiver, sender } = stream;
-        let mut upload = upload;
-        loop {
-            // A client that goes away leaves what it has written.
-            let Ok(input) = receiver.receive().await else { return };
-            let done = match input {
-                StreamInput::Data(bytes) => on_disk(upload, move |upload| upload.write_all(&bytes)).await,
-                StreamInput::Hole(bytes) => on_disk(upload, move |upload| upload.hole(bytes)).await,
-                StreamInput::Finish => return finish(upload, sender).await,
-            };
-            upload = match done {
-                Ok((upload, ())) => upload,
-                Err(error) => return sender.fail(&error).await,
-            };
+        let received = receive(upload, receiver).await;
+        // Also after half an upload. The client hears that it is done when others see it.
+        let of_pool = Arc::clone(&pool);
+        let looked = daemon
+            .with_storage(move |storage| {
+                storage.update_sizes(&of_pool);
+                Ok(())
+            })
+            .await;
+        daemon.tell_pool(&pool, PoolEvent::Refreshed);
+        match received.and_then(|finished| looked.map(|()| finished)) {
+            // Nobody is left to hear that nobody is left.
+            Ok(true) => drop(sender.finish().await),
+            Ok(false) => {}
+            Err(error) => sender.fail(&error).await,
         }
     });
     Ok(())
 }
 
-/// Makes what was written durable before the client hears that it is done.
-async fn finish(upload: Upload, sender: StreamSender) {
-    match tokio::task::spawn_blocking(move || upload.finish()).await {
-        // Nobody is left to hear that nobody is left.
-        Ok(Ok(())) => drop(sender.finish().await),
-        Ok(Err(error)) => sender.fail(&storage_error(&error)).await,
-        Err(error) => sender.fail(&ended(&error)).await,
+/// Writes what comes, and makes it durable when all of it has come; false when the client went away, which leaves what was
+/// written.
+async fn receive(mut upload: Upload, mut receiver: StreamReceiver) -> Result<bool, RpcError> {
+    loop {
+        let Ok(input) = receiver.receive().await else { return Ok(false) };
+        let done = match input {
+            StreamInput::Data(bytes) => on_disk(upload, move |upload| upload.write_all(&bytes)).await,
+            StreamInput::Hole(bytes) => on_disk(upload, move |upload| upload.hole(bytes)).await,
+            StreamInput::Finish => {
+                let finished = tokio::task::spawn_blocking(move || upload.finish()).await;
+                let finished = finished.map_err(|error| ended(&error))?;
+                return finished.map(|()| true).map_err(|error| storage_error(&error));
+            }
+        };
+        (upload, ()) = done?;
     }
 }
 
