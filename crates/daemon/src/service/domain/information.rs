@@ -193,8 +193,12 @@ pub(super) fn image_sizes(disk: &DiskSummary) -> Result<Option<ImageSizes>, Doma
     use block_io::operations::{ImageFormat, ImageInfo};
     use libvirt_xml::domain::disk::ImageFormat as Named;
     let Some(path) = &disk.path else { return Ok(None) };
-    let metadata = std::fs::metadata(path)
-        .map_err(|error| DomainError::Host(format!("cannot stat file '{path}': {error}")))?;
+    let metadata = std::fs::metadata(path).map_err(|error| {
+        let reason = error.to_string();
+        // Without the number, which libvirt's users never saw.
+        let reason = reason.split(" (os error").next().unwrap_or_default();
+        DomainError::Host(format!("cannot stat file '{path}': {reason}"))
+    })?;
     if metadata.is_dir() {
         return Ok(None);
     }
