@@ -171,3 +171,6 @@ impl Domain {
         DomainError::Broken(format!("the definition of domain '{}' can't be read: {reason}", self.name))
     }
 }
+
+#[cfg(test)]
+mod tests;
