@@ -403,7 +403,8 @@ fn a_read_only_client_changes_nothing_and_sees_no_passwords() {
     daemon.define(&document("one", ""));
     let uri = daemon.uri().replace("libvirt-sock", "libvirt-sock-ro");
     let virsh = |arguments: &[&str]| print(Command::new("virsh").args(["-c", &uri, "-r"]).args(arguments));
-    assert!(virsh(&["dumpxml", "one"]).good);
+    let shown = virsh(&["dumpxml", "one"]);
+    assert!(shown.good && shown.text.contains("vnc") && !shown.text.contains("secret"), "{}", shown.text);
     for arguments in [&["dumpxml", "one", "--security-info"][..], &["undefine", "one"], &["autostart", "one"]]
     {
         assert!(!virsh(arguments).good, "{arguments:?}");
