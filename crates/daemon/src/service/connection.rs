@@ -16,7 +16,7 @@ const HYPERVISOR_VERSION: u64 = 10_000_002;
 const LIBRARY_VERSION: u64 = 10_000_000;
 
 /// Most vCPUs of a domain.
-const MOST_VCPUS: i32 = 254;
+pub(super) const MOST_VCPUS: i32 = 254;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table

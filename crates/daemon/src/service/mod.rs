@@ -3,7 +3,9 @@
 //! A function takes the daemon, the call and its arguments and gives the reply or libvirt's error; it awaits whatever takes time.
 //! What no function answers is refused as not supported by the table itself.
 
+mod capabilities;
 mod connection;
+mod domain;
 mod events;
 mod node;
 mod storage;
@@ -14,6 +16,7 @@ use libvirt_rpc::server::{ClientHandle, Service, Table};
 
 use self::events::Subscriptions;
 use self::storage::Pools;
+use crate::domain::Domains;
 use crate::instance::Settings;
 use crate::store::{Kind, Record, Store};
 
@@ -25,14 +28,18 @@ pub(crate) struct Daemon {
     store: Store,
     subscriptions: Subscriptions,
     pools: Pools,
+    domains: Domains,
 }
 
 impl Daemon {
     /// A daemon that remembers `records`, and finds what of it runs. Blocks.
     pub(crate) fn restore(settings: Settings, store: Store, records: Vec<Record>) -> Self {
-        let pools = records.into_iter().filter(|record| record.kind == Kind::Pool).collect();
+        let (domains, others): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| record.kind == Kind::Domain);
+        let domains = Domains::restore(domain::host_defaults(&settings), domains);
+        let pools = others.into_iter().filter(|record| record.kind == Kind::Pool).collect();
         let pools = Pools::restore(&settings, pools);
-        Self { settings, host: Host::this(), store, subscriptions: Subscriptions::default(), pools }
+        Self { settings, host: Host::this(), store, subscriptions: Subscriptions::default(), pools, domains }
     }
 
     /// Starts what starts with the daemon. Blocks.
@@ -58,7 +65,14 @@ impl Service for Daemon {
 
 /// All functions, by procedure.
 pub(crate) fn table() -> Table<Daemon> {
-    let families = [connection::register, node::register, events::register, storage::register];
+    let families = [
+        connection::register,
+        node::register,
+        events::register,
+        storage::register,
+        domain::register,
+        capabilities::register,
+    ];
     families.into_iter().fold(Table::new(), |table, register| register(table))
 }
 

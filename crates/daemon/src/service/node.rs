@@ -29,11 +29,11 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 }
 
 impl Daemon {
-    fn processors(&self) -> Result<Vec<Processor>, RpcError> {
+    pub(super) fn processors(&self) -> Result<Vec<Processor>, RpcError> {
         self.host.processors().map_err(|error| host_error(&error))
     }
 
-    fn cells(&self) -> Result<Vec<Cell>, RpcError> {
+    pub(super) fn cells(&self) -> Result<Vec<Cell>, RpcError> {
         self.host.cells().map_err(|error| host_error(&error))
     }
 }

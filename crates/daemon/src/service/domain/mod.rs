@@ -1,0 +1,171 @@
+//! Domains: libvirt's procedures over [`crate::domain`], which knows what domains are.
+
+mod definition;
+mod devices;
+mod information;
+mod list;
+mod metadata;
+mod pins;
+mod running;
+mod statistics;
+mod tune;
+
+use std::sync::Arc;
+
+use libvirt_rpc::events::{DomainEventLifecycle, DomainEventMetadataChange};
+use libvirt_rpc::server::Table;
+use libvirt_rpc::types::RemoteDomain;
+use libvirt_rpc::{ErrorDomain, RpcError};
+use libvirt_xml::domain::assign::HostDefaults;
+use libvirt_xml::domain::cpu::{Cpu, CpuMode};
+use libvirt_xml::{Uuid, XmlError, XmlFault};
+
+use super::Daemon;
+use super::events::Subject;
+use crate::domain::{Change, Domain, DomainError};
+use crate::instance::Settings;
+
+pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
+    let families = [
+        list::register,
+        definition::register,
+        information::register,
+        metadata::register,
+        tune::register,
+        pins::register,
+        devices::register,
+        statistics::register,
+        running::register,
+    ];
+    families.into_iter().fold(table, |table, register| register(table))
+}
+
+/// The machine that definitions get, and what it is called when nobody says more.
+pub(super) const MACHINES: [(&str, &str); 1] = [("q35", "pc-q35-10.0")];
+
+/// What definitions are completed with on this host.
+pub(super) fn host_defaults(settings: &Settings) -> HostDefaults {
+    HostDefaults {
+        emulator: settings.machine_program.display().to_string(),
+        machine_aliases: MACHINES.map(|(alias, machine)| (alias.to_owned(), machine.to_owned())).into(),
+        // What guests see that ask for nothing.
+        cpu: Some(Cpu { mode: Some(CpuMode::HostPassthrough), ..Cpu::default() }),
+        ..HostDefaults::default()
+    }
+}
+
+/// Bits that say which form of a domain is meant (virDomainModificationImpact).
+const AFFECT_LIVE: u32 = 1;
+const AFFECT_CONFIG: u32 = 2;
+
+/// VIR_DOMAIN_EVENT_ID_LIFECYCLE.
+const EVENT_LIFECYCLE: i32 = 0;
+/// VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
+const EVENT_METADATA: i32 = 23;
+
+/// What happens to a definition, with the numbers of virDomainEventType and of the details of each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lifecycle {
+    /// It is new.
+    Added,
+    /// It is another.
+    Updated,
+    /// It has got this name.
+    RenamedTo,
+    /// It is gone.
+    Removed,
+    /// It had this name.
+    RenamedFrom,
+}
+
+impl Lifecycle {
+    fn numbers(self) -> (i32, i32) {
+        match self {
+            Self::Added => (0, 0),
+            Self::Updated => (0, 1),
+            Self::RenamedTo => (0, 2),
+            Self::Removed => (1, 0),
+            Self::RenamedFrom => (1, 1),
+        }
+    }
+}
+
+impl Daemon {
+    /// The domain that a client means.
+    fn domain(&self, domain: &RemoteDomain) -> Result<Arc<Domain>, RpcError> {
+        // The name is for the message: the UUID alone decides.
+        self.domains.by_uuid(Uuid(domain.uuid.0)).ok_or_else(|| {
+            RpcError::no_domain(format!("no domain with matching uuid '{}' ({})", domain.uuid, domain.name))
+        })
+    }
+
+    /// Returns when a change is on stable storage: what was there, and what is.
+    async fn settle(&self, change: Change) -> Result<(Option<Arc<Domain>>, Option<Arc<Domain>>), RpcError> {
+        self.domains.settle(change).await.map_err(|error| domain_error(&error))
+    }
+
+    fn tell_lifecycle(&self, domain: &Domain, lifecycle: Lifecycle) {
+        let (event, detail) = lifecycle.numbers();
+        let subject = Subject::Domain(EVENT_LIFECYCLE);
+        for (client, callback_id) in self.subscriptions.listeners(subject, &domain.uuid().0) {
+            client.event(&DomainEventLifecycle { callback_id, dom: remote(domain), event, detail });
+        }
+    }
+
+    fn tell_metadata(&self, domain: &Domain, kind: i32, nsuri: Option<&str>) {
+        let subject = Subject::Domain(EVENT_METADATA);
+        for (client, callback_id) in self.subscriptions.listeners(subject, &domain.uuid().0) {
+            let nsuri = nsuri.map(str::to_owned);
+            client.event(&DomainEventMetadataChange { callback_id, dom: remote(domain), kind, nsuri });
+        }
+    }
+}
+
+/// How the protocol names a domain.
+fn remote(domain: &Domain) -> RemoteDomain {
+    let uuid = libvirt_rpc::xdr::Uuid(domain.uuid().0);
+    RemoteDomain { name: domain.name().to_owned(), uuid, id: domain.id().unwrap_or(-1) }
+}
+
+/// Refuses flags that are not among the known ones.
+pub(super) fn only(flags: u32, known: u32) -> Result<(), RpcError> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(RpcError::invalid_argument(format!("unsupported flags (0x{unknown:x})"))),
+    }
+}
+
+/// Refuses what is asked of the running machine while there is none. Without a flag what is there is meant.
+fn affects_definition(domain: &Domain, flags: u32) -> Result<(), RpcError> {
+    if flags & AFFECT_LIVE != 0 && !domain.is_active() { Err(not_running()) } else { Ok(()) }
+}
+
+fn not_running() -> RpcError {
+    domain_error(&DomainError::not_running())
+}
+
+fn parsed<T>(result: Result<T, XmlError>) -> Result<T, RpcError> {
+    result.map_err(|error| domain_error(&error.into()))
+}
+
+/// The one way from a domain's errors to libvirt's.
+fn domain_error(error: &DomainError) -> RpcError {
+    let text = error.to_string();
+    match error {
+        DomainError::NoSuchUuid(_) => RpcError::no_domain(text),
+        DomainError::NameTaken { .. } | DomainError::UuidTaken { .. } | DomainError::TooMany(_) => {
+            RpcError::operation_failed(text).from_part(ErrorDomain::Domain)
+        }
+        DomainError::Ambiguous(_) | DomainError::Store(_) => RpcError::operation_failed(text),
+        DomainError::Invalid(_) => RpcError::invalid_operation(text),
+        DomainError::Argument(_) => RpcError::invalid_argument(text),
+        DomainError::NoDevice(_) => RpcError::no_device(text),
+        DomainError::Unsupported(_) => RpcError::unsupported_configuration(text),
+        DomainError::Xml(XmlError { fault: XmlFault::Unsupported(_), .. }) => {
+            RpcError::unsupported_configuration(text)
+        }
+        DomainError::Xml(_) => RpcError::xml(text),
+        DomainError::Host(_) => RpcError::system(text),
+        DomainError::Broken(_) => RpcError::internal(text),
+    }
+}

@@ -1,0 +1,80 @@
+//! Memory and vCPUs of definitions.
+
+use std::sync::Arc;
+
+use libvirt_rpc::RpcError;
+use libvirt_rpc::procedures::*;
+use libvirt_rpc::server::{CallContext, Table};
+use libvirt_rpc::types::RemoteDomain;
+use libvirt_xml::domain::Domain as Definition;
+
+use super::{AFFECT_CONFIG, AFFECT_LIVE, affects_definition, domain_error, only};
+use crate::domain::{DomainError, tune};
+use crate::service::Daemon;
+
+/// VIR_DOMAIN_MEM_MAXIMUM and VIR_DOMAIN_VCPU_MAXIMUM.
+const MAXIMUM: u32 = 4;
+
+pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
+    table.on(set_memory).on(set_memory_with_flags).on(set_max_memory).on(set_vcpus).on(set_vcpus_with_flags)
+}
+
+impl Daemon {
+    /// Changes the definition of a domain that a client means, and says what is there then.
+    pub(super) async fn edit_domain(
+        &self,
+        domain: &RemoteDomain,
+        flags: u32,
+        edit: impl FnOnce(&mut Definition) -> Result<(), DomainError>,
+    ) -> Result<(), RpcError> {
+        let domain = self.domain(domain)?;
+        affects_definition(&domain, flags)?;
+        let change = self.domains.edit(&self.store, domain.uuid(), edit);
+        self.settle(change.map_err(|error| domain_error(&error))?).await?;
+        Ok(())
+    }
+
+    async fn change_memory(&self, domain: &RemoteDomain, kib: u64, flags: u32) -> Result<(), RpcError> {
+        only(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
+        let set = if flags & MAXIMUM == 0 { tune::set_memory } else { tune::set_max_memory };
+        self.edit_domain(domain, flags, |definition| set(definition, kib)).await
+    }
+
+    async fn change_vcpus(&self, domain: &RemoteDomain, vcpus: u32, flags: u32) -> Result<(), RpcError> {
+        only(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
+        let set = if flags & MAXIMUM == 0 { tune::set_vcpus } else { tune::set_max_vcpus };
+        self.edit_domain(domain, flags, |definition| set(definition, vcpus)).await
+    }
+}
+
+async fn set_memory(daemon: Arc<Daemon>, _: CallContext, call: DomainSetMemory) -> Result<(), RpcError> {
+    daemon.change_memory(&call.dom, call.memory, AFFECT_LIVE).await
+}
+
+async fn set_memory_with_flags(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: DomainSetMemoryFlags,
+) -> Result<(), RpcError> {
+    daemon.change_memory(&call.dom, call.memory, call.flags).await
+}
+
+async fn set_max_memory(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: DomainSetMaxMemory,
+) -> Result<(), RpcError> {
+    daemon.change_memory(&call.dom, call.memory, MAXIMUM).await
+}
+
+async fn set_vcpus(daemon: Arc<Daemon>, _: CallContext, call: DomainSetVcpus) -> Result<(), RpcError> {
+    daemon.change_vcpus(&call.dom, call.nvcpus, AFFECT_LIVE).await
+}
+
+async fn set_vcpus_with_flags(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: DomainSetVcpusFlags,
+) -> Result<(), RpcError> {
+    daemon.change_vcpus(&call.dom, call.nvcpus, call.flags).await
+}
