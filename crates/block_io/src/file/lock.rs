@@ -1,9 +1,13 @@
 //! Locks that keep a disk from being opened twice, and the search for who holds one.
 //!
-//! Open file description locks (fcntl(2), F_OFD_SETLK) over the whole file: they belong to the open file, not to the
-//! process, so they survive being handed to another process and end with the last descriptor. Who opened the file itself
-//! lets go of the lock when the disk is closed: the kernel may keep a file open for a moment longer (io_uring's workers). QEMU locks single bytes of
-//! the same file in the same way, so each notices the other.
+//! Open file description locks (fcntl(2), F_OFD_SETLK): they belong to the open file, not to the process, so they survive
+//! being handed to another process and end with the last descriptor. Who opened the file itself lets go of the lock when the
+//! disk is closed: the kernel may keep a file open for a moment longer (io_uring's workers).
+//!
+//! The bytes are QEMU's (block/file-posix.c, `RAW_LOCK_PERM_BASE` and `RAW_LOCK_SHARED_BASE`, with the bits of `BLK_PERM_*`), so
+//! that each notices the other, and a tool of QEMU's that is told to look at an image in use (`-U`) can. Somebody who does
+//! something holds a read lock on that something's byte, and on another byte for whatever nobody else may do meanwhile; then
+//! looks whether anybody else does what is not allowed, or forbids what is done. Two who come at once both see each other.
 
 use std::fs::File;
 use std::io;
@@ -17,14 +21,27 @@ use rustix::io::Errno;
 /// Descriptors that the search for a lock's holder looks at: bounds its time on hosts with very many.
 const MOST_DESCRIPTORS: usize = 50_000;
 
+/// What can be done to an image, each with the byte that says that it is done, and the byte that says that nobody else may.
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    done: libc::off_t,
+    forbidden: libc::off_t,
+}
+
+const READ: Use = Use { done: 100, forbidden: 200 };
+const WRITE: Use = Use { done: 101, forbidden: 201 };
+const RESIZE: Use = Use { done: 103, forbidden: 203 };
+
 /// Takes a lock for a reader or for the only writer, without waiting.
 pub(super) fn lock(fd: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
-    let kind = if read_only { libc::F_RDLCK } else { libc::F_WRLCK };
-    match control(fd, libc::F_OFD_SETLK, kind).and_then(|_| no_other_program_writes(fd, read_only)) {
+    let taken = take(fd, read_only).inspect_err(|_| {
+        // What was taken of it.
+        let _ = control(fd, libc::F_OFD_SETLK, libc::F_UNLCK);
+    });
+    match taken {
         Ok(()) => Ok(()),
         Err(Errno::AGAIN | Errno::ACCESS) => {
-            let holder =
-                holder(fd, kind).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
+            let holder = holder(fd).map_or_else(|| "another process".to_owned(), |holder| holder.to_string());
             let advice = if read_only { "" } else { ", or open it read-only if it does so too" };
             let message = format!("{holder} has it open: stop that first{advice}");
             Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
@@ -40,9 +57,22 @@ pub(super) fn lock(fd: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
     }
 }
 
-/// The byte on which QEMU keeps a read lock while it writes to an image (its `RAW_LOCK_PERM_BASE` and the bit of
-/// `BLK_PERM_WRITE`). A reader's lock does not conflict with that, so it has to be looked for.
-const QEMU_WRITER_BYTE: libc::off_t = 101;
+fn take(fd: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
+    let done: &[Use] = if read_only { &[READ] } else { &[READ, WRITE, RESIZE] };
+    let forbidden = [WRITE, RESIZE];
+    let own = done.iter().map(|one| one.done).chain(forbidden.iter().map(|one| one.forbidden));
+    for byte in own {
+        control_range(fd, libc::F_OFD_SETLK, libc::F_RDLCK, byte, 1)?;
+    }
+    let others = done.iter().map(|one| one.forbidden).chain(forbidden.iter().map(|one| one.done));
+    for byte in others {
+        let conflict = control_range(fd, libc::F_OFD_GETLK, libc::F_WRLCK, byte, 1)?;
+        if i32::from(conflict.l_type) != libc::F_UNLCK {
+            return Err(Errno::AGAIN);
+        }
+    }
+    Ok(())
+}
 
 /// A lock on an open file, as disks have it: many readers or one writer on the whole host, QEMU's included. Held until dropped.
 #[derive(Debug)]
@@ -95,21 +125,6 @@ impl std::fmt::Display for Holder {
     }
 }
 
-/// Lets go of a reader's lock again, and fails, if QEMU writes to the file.
-fn no_other_program_writes(fd: BorrowedFd<'_>, read_only: bool) -> Result<(), Errno> {
-    if !read_only {
-        // No lock of QEMU's can be there beside a writer's.
-        return Ok(());
-    }
-    let conflict = control_range(fd, libc::F_OFD_GETLK, libc::F_WRLCK, QEMU_WRITER_BYTE, 1)?;
-    // Other readers of ours lock the whole file, and have looked for writers as well.
-    if i32::from(conflict.l_type) == libc::F_UNLCK || conflict.l_start != QEMU_WRITER_BYTE {
-        return Ok(());
-    }
-    control(fd, libc::F_OFD_SETLK, libc::F_UNLCK)?;
-    Err(Errno::AGAIN)
-}
-
 /// Does something with locks on the whole file.
 fn control(fd: BorrowedFd<'_>, command: i32, kind: i32) -> Result<libc::flock, Errno> {
     control_range(fd, command, kind, 0, 0)
@@ -136,8 +151,8 @@ fn control_range(
 }
 
 /// Who holds a lock that conflicts, as far as that can be found out.
-fn holder(fd: BorrowedFd<'_>, kind: i32) -> Option<Holder> {
-    let conflict = control(fd, libc::F_OFD_GETLK, kind).ok()?;
+fn holder(fd: BorrowedFd<'_>) -> Option<Holder> {
+    let conflict = control(fd, libc::F_OFD_GETLK, libc::F_WRLCK).ok()?;
     if i32::from(conflict.l_type) != libc::F_UNLCK && conflict.l_pid > 0 {
         // A classic lock knows its process; an open file description's says -1.
         return Some(Holder { pid: conflict.l_pid, command: command_of(conflict.l_pid) });
@@ -202,18 +217,77 @@ mod tests {
         FileLock::shared(open(file.path())).unwrap();
     }
 
+    /// An image: of the raw files that QEMU reads it lets others write.
+    fn image() -> tempfile::TempPath {
+        use crate::qcow2::{Qcow2Disk, Qcow2Parameters};
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        std::fs::remove_file(&path).unwrap();
+        Qcow2Disk::create(&path, &Qcow2Parameters::new(1 << 20)).unwrap();
+        path
+    }
+
+    /// `qemu-io` with the file open, until it is dropped; none where it is not installed.
+    struct QemuIo(std::process::Child);
+
+    impl QemuIo {
+        fn open(path: &Path, read_only: bool) -> Option<Self> {
+            use std::io::Read;
+            use std::process::{Command, Stdio};
+            let mut command = Command::new("qemu-io");
+            command.args(["-f", "qcow2"]).args(read_only.then_some("-r")).arg(path);
+            let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+            let Ok(mut child) = child else {
+                eprintln!("skipped: qemu-io (package qemu-utils) can't be run");
+                return None;
+            };
+            // Its prompt: the file is open, and locked.
+            child.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
+            Some(Self(child))
+        }
+    }
+
+    impl Drop for QemuIo {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
     #[test]
-    fn a_file_that_qemu_writes_to_is_not_read() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let reader = FileLock::shared(open(file.path())).unwrap();
-        let qemu = open(file.path());
-        // As QEMU locks an image that it writes to and lets others read: what it does, not what it forbids.
-        control_range(qemu.as_fd(), libc::F_OFD_SETLK, libc::F_RDLCK, QEMU_WRITER_BYTE, 1).unwrap();
-        drop(reader);
-        let error = FileLock::shared(open(file.path())).unwrap_err();
+    fn a_file_that_qemu_uses_is_written_by_nobody_else() {
+        let file = image();
+        let Some(writer) = QemuIo::open(&file, false) else { return };
+        let error = FileLock::shared(open(&file)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
-        FileLock::exclusive(open(file.path())).unwrap_err();
-        drop(qemu);
-        FileLock::shared(open(file.path())).unwrap();
+        assert!(error.to_string().contains("(qemu-io)"), "{error}");
+        FileLock::exclusive(open(&file)).unwrap_err();
+        drop(writer);
+        let reader = QemuIo::open(&file, true);
+        drop(FileLock::shared(open(&file)).unwrap());
+        FileLock::exclusive(open(&file)).unwrap_err();
+        drop(reader);
+        FileLock::exclusive(open(&file)).unwrap();
+    }
+
+    #[test]
+    fn qemu_looks_at_a_file_in_use_only_when_told_to() {
+        let file = image();
+        let read = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("qemu-io");
+            command.args(["-f", "qcow2", "-r", "-c", "read 0 512"]).args(arguments).arg(&file).output().ok()
+        };
+        let Some(free) = read(&[]) else {
+            eprintln!("skipped: qemu-io (package qemu-utils) can't be run");
+            return;
+        };
+        assert!(free.status.success());
+        let writer = FileLock::exclusive(open(&file)).unwrap();
+        let refused = read(&[]).unwrap();
+        let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(message.contains("Failed to get shared \"write\" lock"), "{message}");
+        assert!(read(&["-U"]).unwrap().status.success());
+        drop(writer);
+        let _reader = FileLock::shared(open(&file)).unwrap();
+        assert!(read(&[]).unwrap().status.success());
     }
 }
