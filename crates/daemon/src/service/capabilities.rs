@@ -30,14 +30,6 @@ use super::{Daemon, count};
 /// The only architecture.
 const ARCH: &str = "x86_64";
 
-/// Where distributions put firmware for guests, the preferred first.
-const FIRMWARE: [&str; 4] = [
-    "/usr/share/OVMF/OVMF_CODE_4M.fd",
-    "/usr/share/OVMF/OVMF_CODE.fd",
-    "/usr/share/edk2/ovmf/OVMF_CODE.fd",
-    "/usr/share/edk2/x64/OVMF_CODE.4m.fd",
-];
-
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table.on(of_host).on(of_domains).on(processor_models)
 }
@@ -193,20 +185,12 @@ async fn of_domains(
     Ok(ConnectGetDomainCapabilitiesReply { capabilities: capabilities.to_xml() })
 }
 
+/// Machines boot a kernel that the host gives them; firmware they have none.
 fn booting() -> OsSupport {
-    let found = FIRMWARE.into_iter().filter(|path| Path::new(path).exists());
-    let values: Vec<String> = found.map(str::to_owned).collect();
-    let firmware = if values.is_empty() { Vec::new() } else { vec!["efi".to_owned()] };
-    let images: &[(&str, &[&str])] =
-        &[("type", &["rom", "pflash"]), ("readonly", &["yes"]), ("secure", &["no"])];
     OsSupport {
         supported: YesNo::Yes,
-        enumerations: vec![Enumeration { name: "firmware".to_owned(), values: firmware }],
-        loader: Some(if values.is_empty() {
-            Supported::no()
-        } else {
-            Supported { values, ..Supported::yes(images) }
-        }),
+        enumerations: vec![Enumeration { name: "firmware".to_owned(), values: Vec::new() }],
+        loader: Some(Supported::no()),
     }
 }
 
