@@ -12,6 +12,8 @@ pub enum Action {
     Create(Box<MachineSpec>),
     /// Build the machine and start its vCPUs.
     Boot,
+    /// Build the machine; its vCPUs wait for [`Action::Resume`] before their first instruction.
+    BootPaused,
     /// Stop every vCPU and drain every device.
     Pause,
     /// Go on after a pause.

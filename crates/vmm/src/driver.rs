@@ -27,7 +27,7 @@ use crate::admission::admit;
 use crate::control::{Action, ControlError, Controller, Reply, Request, VmState};
 use crate::event_monitor::{Cause, Event, EventMonitor};
 use crate::machine::{BuildError, HostResources, Machine};
-use crate::vcpu_thread::{EventSink, GuestEvent};
+use crate::vcpu_thread::{EventSink, First, GuestEvent};
 
 /// How the life of the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl VmDriver {
     /// Creates and boots a machine before any client is heard.
     pub(crate) fn start(&mut self, spec: MachineSpec) -> Result<(), BuildError> {
         self.tell(&Event::Created);
-        let live = self.boot(&spec)?;
+        let live = self.boot(&spec, First::Run)?;
         self.description = Some(Description { spec, live: Some(live) });
         Ok(())
     }
@@ -200,8 +200,15 @@ impl VmDriver {
             }
             Action::Boot => {
                 let spec = self.spec()?.clone();
-                let live = self.boot(&spec).map_err(fail)?;
+                let live = self.boot(&spec, First::Run).map_err(fail)?;
                 self.description = Some(Description { spec, live: Some(live) });
+            }
+            Action::BootPaused => {
+                let spec = self.spec()?.clone();
+                let mut live = self.boot(&spec, First::Wait).map_err(fail)?;
+                live.pause().map_err(ControlError::Failed)?;
+                self.description = Some(Description { spec, live: Some(live) });
+                self.tell(&Event::Paused);
             }
             Action::Reboot => self.reboot(Cause::Client).map_err(fail)?,
             Action::Shutdown => {
@@ -252,22 +259,27 @@ impl VmDriver {
             .ok_or(ControlError::WrongState { action: "reach", state: VmState::Created })
     }
 
-    /// Opens what the machine needs of the host, builds it and lets it run.
-    fn boot(&mut self, spec: &MachineSpec) -> Result<Live, BuildError> {
+    /// Opens what the machine needs of the host and builds it; unless it is to wait, it runs.
+    fn boot(&mut self, spec: &MachineSpec, first: First) -> Result<Live, BuildError> {
         let resources = HostResources::open(spec, &self.worker)?;
-        let machine = self.build(spec, &resources)?;
+        let machine = self.build(spec, &resources, first)?;
         self.tell(&Event::Booted);
         Ok(Live { machine, resources, paused: false })
     }
 
-    fn build(&mut self, spec: &MachineSpec, resources: &HostResources) -> Result<Machine, BuildError> {
+    fn build(
+        &mut self,
+        spec: &MachineSpec,
+        resources: &HostResources,
+        first: First,
+    ) -> Result<Machine, BuildError> {
         self.machines += 1;
         let (number, post) = (self.machines, self.post.clone());
         let events: EventSink = Arc::new(move |event| {
             // No receiver: the process is ending.
             let _ = post.send(Input::Guest { machine: number, event });
         });
-        Machine::build(spec, resources, &events)
+        Machine::build(spec, resources, &events, first)
     }
 
     /// Ends the live machine and starts another in its place; the host resources stay open.
@@ -277,7 +289,7 @@ impl VmDriver {
             unreachable!("admission and the machine's number have shown that a machine lives");
         };
         drop(machine);
-        match self.build(&spec, &resources) {
+        match self.build(&spec, &resources, First::Run) {
             Ok(machine) => {
                 self.description =
                     Some(Description { spec, live: Some(Live { machine, resources, paused: false }) });

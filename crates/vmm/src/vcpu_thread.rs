@@ -23,6 +23,15 @@ enum Command {
     Nmi,
 }
 
+/// What new vCPUs do first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum First {
+    /// They run the guest.
+    Run,
+    /// They wait until they are told to.
+    Wait,
+}
+
 /// What a guest did that concerns the whole machine.
 #[derive(Debug)]
 pub(crate) enum GuestEvent {
@@ -62,11 +71,12 @@ struct VcpuThread {
 }
 
 impl VcpuThreads {
-    /// A thread for each of `vcpus`, in order, which runs the guest from the beginning.
+    /// A thread for each of `vcpus`, in order, which runs the guest from the beginning, or waits to be told to.
     pub(crate) fn start(
         vcpus: Vec<Vcpu>,
         spaces: &AddressSpaces,
         events: &EventSink,
+        first: First,
     ) -> std::io::Result<Self> {
         let (acknowledge, acknowledgements) = mpsc::channel();
         let mut all = Self { threads: Vec::with_capacity(vcpus.len()), acknowledgements };
@@ -81,7 +91,7 @@ impl VcpuThreads {
                 events: Arc::clone(events),
             };
             let thread =
-                std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || work.run())?;
+                std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || work.run(first))?;
             all.threads.push(VcpuThread { commands: Some(commands), kick, thread: Some(thread) });
         }
         Ok(all)
@@ -160,9 +170,12 @@ enum Whereabouts {
 }
 
 impl VcpuWork {
-    fn run(mut self) {
-        // A command to run would cost a start two more switches between threads.
-        let mut at = Whereabouts::Guest;
+    fn run(mut self, first: First) {
+        let mut at = match first {
+            // A command to run would cost a start two more switches between threads.
+            First::Run => Whereabouts::Guest,
+            First::Wait => Whereabouts::Parked,
+        };
         loop {
             at = match at {
                 Whereabouts::Parked => match self.inbox.recv() {

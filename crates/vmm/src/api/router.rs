@@ -39,7 +39,8 @@ const fn put(path: &'static str, endpoint: Endpoint) -> Route {
 /// What every path starts with.
 pub(super) const ROOT: &str = "/api/v1";
 
-/// Every endpoint. The paths are those of Cloud Hypervisor's API; it has `vm.nmi`, `vmm.nmi` is the same.
+/// Every endpoint. The paths are those of Cloud Hypervisor's API; it has `vm.nmi`, `vmm.nmi` is the same, and
+/// `vm.boot-paused` is an addition.
 pub(super) const ROUTES: &[Route] = &[
     get("/vmm.ping", Endpoint::Ping),
     put("/vmm.shutdown", Endpoint::Act(|| Action::ShutdownVmm)),
@@ -47,6 +48,7 @@ pub(super) const ROUTES: &[Route] = &[
     put("/vm.nmi", Endpoint::Act(|| Action::Nmi)),
     put("/vm.create", Endpoint::Create),
     put("/vm.boot", Endpoint::Act(|| Action::Boot)),
+    put("/vm.boot-paused", Endpoint::Act(|| Action::BootPaused)),
     get("/vm.info", Endpoint::Act(|| Action::Info)),
     get("/vm.counters", Endpoint::Act(|| Action::Counters)),
     put("/vm.pause", Endpoint::Act(|| Action::Pause)),

@@ -32,7 +32,7 @@ pub(crate) use resources::HostResources;
 
 use crate::boot::{self, CommandLine, EntryPoint, KernelBoot};
 use crate::layout::{self, MemoryLayout};
-use crate::vcpu_thread::{AddressSpaces, EventSink, VcpuThreads};
+use crate::vcpu_thread::{AddressSpaces, EventSink, First, VcpuThreads};
 use board::Board;
 
 /// The device through which KVM is reached.
@@ -65,11 +65,12 @@ pub(crate) struct Function {
 }
 
 impl Machine {
-    /// Builds the machine and its threads; the guest runs when this returns.
+    /// Builds the machine and its threads; unless it is to wait, the guest runs when this returns.
     pub(crate) fn build(
         spec: &MachineSpec,
         resources: &HostResources,
         events: &EventSink,
+        first: First,
     ) -> Result<Self, BuildError> {
         let kvm = Arc::new(Kvm::open(Path::new(KVM_DEVICE))?);
         if usize::from(spec.cpus.count) > kvm.max_vcpus() {
@@ -95,7 +96,7 @@ impl Machine {
 
         let root_pointer = board.write_acpi(&memory, topology, &layout)?;
         start_kernel(spec, &memory, &layout, root_pointer, &mut vcpus)?;
-        let vcpus = VcpuThreads::start(vcpus, &spaces, events)
+        let vcpus = VcpuThreads::start(vcpus, &spaces, events, first)
             .map_err(|source| BuildError::Host { what: "starting a vCPU thread".into(), source })?;
         Ok(Self { vcpus, board, functions, _vm: vm, _memory: memory })
     }
