@@ -137,6 +137,7 @@ impl VmDriver {
         self.tell(&Event::Created);
         let live = self.boot(&spec, First::Run)?;
         self.description = Some(Description { spec, live: Some(live) });
+        self.tell(&Event::Booted);
         Ok(())
     }
 
@@ -202,6 +203,7 @@ impl VmDriver {
                 let spec = self.spec()?.clone();
                 let live = self.boot(&spec, First::Run).map_err(fail)?;
                 self.description = Some(Description { spec, live: Some(live) });
+                self.tell(&Event::Booted);
             }
             Action::BootPaused => {
                 let spec = self.spec()?.clone();
@@ -263,7 +265,6 @@ impl VmDriver {
     fn boot(&mut self, spec: &MachineSpec, first: First) -> Result<Live, BuildError> {
         let resources = HostResources::open(spec, &self.worker)?;
         let machine = self.build(spec, &resources, first)?;
-        self.tell(&Event::Booted);
         Ok(Live { machine, resources, paused: false })
     }
 

@@ -7,6 +7,7 @@ mod crashes;
 mod host;
 mod hostile;
 mod life;
+mod machines;
 mod pools;
 mod transfers;
 mod volumes;
@@ -55,6 +56,7 @@ impl Place {
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vireod"));
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
+        command.arg("--machine-program").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mock_machine"));
         command
     }
 

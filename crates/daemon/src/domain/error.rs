@@ -53,12 +53,23 @@ pub(crate) enum DomainError {
     /// A file of the host.
     #[error("{0}")]
     Host(String),
+    /// Something else is being done with the domain, and takes long.
+    #[error("cannot acquire state change lock of domain '{0}': something else has been under way for too long")]
+    Busy(String),
+    /// The machine, or what it needs of the host, did not come up or did not do it.
+    #[error("{0}")]
+    Machine(String),
     /// A fault of the daemon's own.
     #[error("{0}")]
     Broken(String),
 }
 
 impl DomainError {
+    /// It would have to stay for that.
+    pub(crate) fn transient() -> Self {
+        Self::Invalid("transient domains do not have any persistent config".to_owned())
+    }
+
     /// It would have to run for that.
     pub(crate) fn not_running() -> Self {
         Self::Invalid("domain is not running".to_owned())

@@ -14,6 +14,7 @@
 //! | `device` | devices attached to, changed in and detached from definitions |
 //! | `metadata` | title, description, elements of other programs |
 //! | [`machine`] | the machine that a definition asks for |
+//! | `running` | machines that run: started, watched, ended, found again |
 //! | `error` | why something can't be done |
 
 pub(crate) mod device;
@@ -21,16 +22,18 @@ pub(crate) mod error;
 pub mod machine;
 pub(crate) mod metadata;
 pub(crate) mod registry;
+pub(crate) mod running;
 pub(crate) mod summary;
 pub(crate) mod tune;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use libvirt_xml::Uuid;
 use libvirt_xml::domain::Domain as Definition;
 
 pub(crate) use self::error::DomainError;
 pub(crate) use self::registry::{Change, Domains};
+pub(crate) use self::running::{Console, Machine, Machines};
 pub(crate) use self::summary::Summary;
 use crate::store::{Kind, Record};
 
@@ -39,7 +42,7 @@ use crate::store::{Kind, Record};
 pub(crate) struct Status {
     /// virDomainState.
     pub(crate) state: u8,
-    /// As virDomainShutoffReason.
+    /// As virDomainRunningReason, virDomainPausedReason or virDomainShutoffReason.
     pub(crate) reason: i32,
 }
 
@@ -50,59 +53,148 @@ pub(crate) const PAUSED: u8 = 3;
 /// VIR_DOMAIN_SHUTOFF.
 pub(crate) const SHUT_OFF: u8 = 5;
 
-/// A domain as it is at one moment.
+/// A document as libvirt prints it, passwords included; what it says is read when somebody asks.
 #[derive(Debug)]
+pub(crate) struct Document {
+    text: Box<str>,
+    summary: OnceLock<Result<Box<Summary>, String>>,
+}
+
+impl Document {
+    /// A document whose model is at hand.
+    pub(crate) fn of(definition: &Definition) -> Self {
+        let summary = OnceLock::from(Ok(Box::new(Summary::of(definition))));
+        Self { text: definition.to_xml().into_boxed_str(), summary }
+    }
+
+    fn remembered(text: String) -> Self {
+        Self { text: text.into_boxed_str(), summary: OnceLock::new() }
+    }
+
+    /// All of it.
+    fn definition(&self) -> Result<Definition, String> {
+        Definition::parse(&self.text).map_err(|error| error.to_string())
+    }
+
+    fn summary(&self) -> Result<&Summary, &str> {
+        let read = || self.definition().map(|definition| Box::new(Summary::of(&definition)));
+        self.summary.get_or_init(read).as_deref().map_err(String::as_str)
+    }
+}
+
+/// The running machine of a domain.
+#[derive(Debug, Clone)]
+pub(crate) struct Live {
+    /// Number while it runs.
+    pub(crate) id: i32,
+    /// What it does.
+    pub(crate) status: Status,
+    /// The definition that it was started from, completed by what it has got.
+    document: Arc<Document>,
+    /// Where its consoles and channels are.
+    pub(crate) consoles: Arc<[Console]>,
+    /// Its process.
+    pub(crate) machine: Arc<Machine>,
+}
+
+/// A domain as it is at one moment: defined, running, or both.
+#[derive(Debug, Clone)]
 pub(crate) struct Domain {
     uuid: Uuid,
     name: String,
     autostart: bool,
-    /// The completed definition, as libvirt prints it, passwords included.
-    text: Box<str>,
-    summary: OnceLock<Result<Box<Summary>, String>>,
-    /// While it runs.
-    id: Option<i32>,
-    status: Status,
+    /// What it is next started from; none of a domain that is forgotten when it ends.
+    definition: Option<Arc<Document>>,
+    live: Option<Live>,
+    /// Why it does not run, when it does not.
+    off: i32,
+}
+
+/// Which of a domain's documents is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// That of the running machine, else the definition.
+    Present,
+    /// That of the running machine.
+    Live,
+    /// What it is next started from.
+    Defined,
+}
+
+/// Which of a domain's documents a change is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Affected {
+    /// That of the running machine.
+    pub(crate) live: bool,
+    /// What it is next started from.
+    pub(crate) defined: bool,
 }
 
 impl Domain {
     /// A domain with a completed and checked definition, that does not run.
     pub(crate) fn defined(definition: &Definition, autostart: bool) -> Result<Self, DomainError> {
-        let name = definition.name.clone();
-        let (Some(uuid), Some(name)) = (definition.uuid, name) else {
-            return Err(DomainError::Broken("a definition without name or UUID".to_owned()));
-        };
-        let summary = OnceLock::from(Ok(Box::new(Summary::of(definition))));
-        let text = definition.to_xml().into_boxed_str();
-        Ok(Self {
-            uuid,
-            name,
-            autostart,
-            text,
-            summary,
-            id: None,
-            status: Status { state: SHUT_OFF, reason: 0 },
-        })
+        let domain = Self::transient(definition)?;
+        Ok(Self { definition: Some(Arc::new(Document::of(definition))), autostart, ..domain })
     }
 
-    /// A domain that the store remembers. Its definition is what an earlier daemon has completed and checked, and is not read
-    /// before somebody asks.
-    pub(crate) fn remembered(record: Record) -> Option<Self> {
-        Some(Self {
+    /// A domain without definition: it exists while it runs.
+    pub(crate) fn transient(definition: &Definition) -> Result<Self, DomainError> {
+        let (Some(uuid), Some(name)) = (definition.uuid, definition.name.clone()) else {
+            return Err(DomainError::Broken("a definition without name or UUID".to_owned()));
+        };
+        Ok(Self { uuid, name, autostart: false, definition: None, live: None, off: 0 })
+    }
+
+    /// A domain that the store remembers, without its machine. Its definition is what an earlier daemon has completed and checked,
+    /// and is not read before somebody asks.
+    pub(crate) fn remembered(record: Record) -> Self {
+        Self {
             uuid: Uuid(record.uuid),
             name: record.name,
             autostart: record.autostart,
-            text: record.definition?.into_boxed_str(),
-            summary: OnceLock::new(),
-            id: None,
-            status: Status { state: SHUT_OFF, reason: 0 },
-        })
+            definition: record.definition.map(|text| Arc::new(Document::remembered(text))),
+            live: None,
+            off: 0,
+        }
     }
 
-    /// The same domain, with another mark.
-    fn with_autostart(&self, autostart: bool) -> Self {
-        let summary = self.summary.get().cloned().map_or_else(OnceLock::new, OnceLock::from);
-        let Self { uuid, id, status, .. } = *self;
-        Self { uuid, name: self.name.clone(), autostart, text: self.text.clone(), summary, id, status }
+    /// The same domain with another definition.
+    pub(crate) fn with_definition(&self, definition: Option<&Definition>) -> Self {
+        let definition = definition.map(|definition| Arc::new(Document::of(definition)));
+        // What is forgotten with its machine starts with nobody.
+        Self { autostart: self.autostart && definition.is_some(), definition, ..self.clone() }
+    }
+
+    /// The same domain with a running machine.
+    pub(crate) fn with_live(&self, id: i32, status: Status, document: Document, machine: &Arc<Machine>) -> Self {
+        let (document, machine) = (Arc::new(document), Arc::clone(machine));
+        let live = Live { id, status, document, consoles: Arc::default(), machine };
+        Self { live: Some(live), ..self.clone() }
+    }
+
+    /// The same domain, its machine with these consoles.
+    pub(crate) fn with_consoles(self, consoles: Vec<Console>) -> Self {
+        let live = self.live.map(|live| Live { consoles: consoles.into(), ..live });
+        Self { live, ..self }
+    }
+
+    /// The same domain, its machine in another state.
+    pub(crate) fn with_status(&self, status: Status) -> Self {
+        let live = self.live.clone().map(|live| Live { status, ..live });
+        Self { live, ..self.clone() }
+    }
+
+    /// The same domain with another document of its machine.
+    pub(crate) fn with_live_document(&self, document: &Definition) -> Self {
+        let document = Arc::new(Document::of(document));
+        let live = self.live.clone().map(|live| Live { document, ..live });
+        Self { live, ..self.clone() }
+    }
+
+    /// The same domain without its machine, which ended for this reason (virDomainShutoffReason); nothing is left of a domain
+    /// without definition.
+    pub(crate) fn without_live(&self, reason: i32) -> Option<Self> {
+        self.is_persistent().then(|| Self { live: None, off: reason, ..self.clone() })
     }
 
     /// What is written down of it.
@@ -111,9 +203,9 @@ impl Domain {
             kind: Kind::Domain,
             uuid: self.uuid.0,
             name: self.name.clone(),
-            definition: Some(self.text.to_string()),
+            definition: self.definition.as_ref().map(|definition| definition.text.to_string()),
             autostart: self.autostart,
-            live: None,
+            live: self.live.as_ref().map(running::record::text),
         }
     }
 
@@ -127,19 +219,34 @@ impl Domain {
         &self.name
     }
 
+    /// Its running machine.
+    pub(crate) fn live(&self) -> Option<&Live> {
+        self.live.as_ref()
+    }
+
+    /// Its running machine, or libvirt's words that there is none.
+    pub(crate) fn running(&self) -> Result<&Live, DomainError> {
+        self.live.as_ref().ok_or_else(DomainError::not_running)
+    }
+
     /// Number while it runs.
     pub(crate) fn id(&self) -> Option<i32> {
-        self.id
+        self.live.as_ref().map(|live| live.id)
     }
 
     /// Whether it runs.
     pub(crate) fn is_active(&self) -> bool {
-        self.id.is_some()
+        self.live.is_some()
+    }
+
+    /// Whether it stays when it ends.
+    pub(crate) fn is_persistent(&self) -> bool {
+        self.definition.is_some()
     }
 
     /// State and reason.
     pub(crate) fn status(&self) -> Status {
-        self.status
+        self.live.as_ref().map_or(Status { state: SHUT_OFF, reason: self.off }, |live| live.status)
     }
 
     /// Whether it starts with the daemon.
@@ -147,24 +254,32 @@ impl Domain {
         self.autostart
     }
 
-    /// The definition as text; without `secrets`, passwords are left out.
-    pub(crate) fn document(&self, secrets: bool) -> Result<&str, DomainError> {
-        let public = if secrets { None } else { self.summary()?.public.as_deref() };
-        Ok(public.unwrap_or(&self.text))
+    /// One of its documents.
+    fn form(&self, form: Form) -> Result<&Document, DomainError> {
+        let live = self.live.as_ref().map(|live| &*live.document);
+        let defined = self.definition.as_deref();
+        match form {
+            Form::Live => live.ok_or_else(DomainError::not_running),
+            Form::Defined => defined.ok_or_else(DomainError::transient),
+            Form::Present => live.or(defined).ok_or_else(DomainError::not_running),
+        }
     }
 
-    /// The definition, to be looked at in all its parts.
-    pub(crate) fn definition(&self) -> Result<Definition, DomainError> {
-        Definition::parse(&self.text).map_err(|error| self.unreadable(&error.to_string()))
+    /// A document as text; without `secrets`, passwords are left out.
+    pub(crate) fn document(&self, form: Form, secrets: bool) -> Result<&str, DomainError> {
+        let document = self.form(form)?;
+        let public = if secrets { None } else { self.summary(form)?.public.as_deref() };
+        Ok(public.unwrap_or(&document.text))
     }
 
-    /// What the definition says.
-    pub(crate) fn summary(&self) -> Result<&Summary, DomainError> {
-        let read = || match Definition::parse(&self.text) {
-            Ok(definition) => Ok(Box::new(Summary::of(&definition))),
-            Err(error) => Err(error.to_string()),
-        };
-        self.summary.get_or_init(read).as_deref().map_err(|error| self.unreadable(error))
+    /// A document, to be looked at in all its parts.
+    pub(crate) fn definition(&self, form: Form) -> Result<Definition, DomainError> {
+        self.form(form)?.definition().map_err(|error| self.unreadable(&error))
+    }
+
+    /// What a document says.
+    pub(crate) fn summary(&self, form: Form) -> Result<&Summary, DomainError> {
+        self.form(form)?.summary().map_err(|error| self.unreadable(error))
     }
 
     fn unreadable(&self, reason: &str) -> DomainError {

@@ -13,7 +13,7 @@ use libvirt_xml::domain::assign::{self, HostDefaults};
 use libvirt_xml::domain::check;
 use parking_lot::{Mutex, RwLock};
 
-use super::{Domain, DomainError};
+use super::{Affected, Domain, DomainError, Form};
 use crate::store::{self, Kind, Receipt, Record, Store};
 
 #[derive(Debug, Default)]
@@ -57,17 +57,16 @@ pub(crate) struct Change {
 }
 
 impl Domains {
-    /// The domains that the store remembers, on a host with these defaults.
-    pub(crate) fn restore(host: HostDefaults, records: Vec<Record>) -> Self {
+    /// The domains that the store remembers, none of them running, on a host with these defaults; and what the store says of
+    /// those that ran.
+    pub(crate) fn restore(host: HostDefaults, records: Vec<Record>) -> (Self, Vec<(Uuid, String)>) {
         let mut index = Index::default();
-        for record in records {
-            let name = record.name.clone();
-            match Domain::remembered(record) {
-                Some(domain) => index.insert(&Arc::new(domain)),
-                None => tracing::error!("domain '{name}' is remembered without a definition, and left out"),
-            }
+        let mut lives = Vec::new();
+        for mut record in records {
+            lives.extend(record.live.take().map(|live| (Uuid(record.uuid), live)));
+            index.insert(&Arc::new(Domain::remembered(record)));
         }
-        Self { index: RwLock::new(index), writing: Mutex::default(), host }
+        (Self { index: RwLock::new(index), writing: Mutex::default(), host }, lives)
     }
 
     /// What definitions are completed with.
@@ -104,23 +103,59 @@ impl Domains {
         Ok(())
     }
 
-    /// Defines a domain, or defines it anew.
-    pub(crate) fn define(&self, store: &Store, document: &str) -> Result<Change, DomainError> {
+    /// A client's document, completed and checked.
+    pub(crate) fn read(&self, document: &str) -> Result<Definition, DomainError> {
         let mut definition = Definition::parse(document)?.without_live_details();
         self.complete(&mut definition)?;
-        let mut domain = Domain::defined(&definition, false)?;
-        let writing = self.writing.lock();
+        Ok(definition)
+    }
+
+    /// Defines a domain, or defines it anew.
+    pub(crate) fn define(&self, store: &Store, document: &str) -> Result<Change, DomainError> {
+        let definition = self.read(document)?;
+        let domain = Domain::defined(&definition, false)?;
+        let _order = self.writing.lock();
+        let before = self.known(&domain)?;
+        let domain = match &before {
+            Some(before) => before.with_definition(Some(&definition)),
+            None => domain,
+        };
+        Ok(self.put(store, domain.uuid(), before, Some(domain)))
+    }
+
+    /// Gives a domain, known or new, its machine.
+    pub(crate) fn start(
+        &self,
+        store: &Store,
+        domain: &Domain,
+        live: impl FnOnce(&Domain) -> Domain,
+    ) -> Result<Change, DomainError> {
+        let _order = self.writing.lock();
+        let before = self.startable(domain)?;
+        let after = live(before.as_deref().unwrap_or(domain));
+        Ok(self.put(store, domain.uuid(), before, Some(after)))
+    }
+
+    /// The domain that is to start as it is known now, if it is; it must not run.
+    pub(crate) fn startable(&self, domain: &Domain) -> Result<Option<Arc<Domain>>, DomainError> {
+        let before = self.known(domain)?;
+        if before.as_ref().is_some_and(|before| before.is_active()) {
+            return Err(DomainError::Invalid("domain is already running".to_owned()));
+        }
+        Ok(before)
+    }
+
+    /// The domain with a new one's name and UUID, if there is; neither may be another's.
+    fn known(&self, domain: &Domain) -> Result<Option<Arc<Domain>>, DomainError> {
         let before = self.by_uuid(domain.uuid());
         match &before {
             Some(before) if before.name() != domain.name() => {
                 return Err(DomainError::UuidTaken { name: before.name().to_owned(), uuid: before.uuid() });
             }
-            Some(before) => domain.autostart = before.autostart(),
+            Some(_) => {}
             None => self.room_for(domain.name())?,
         }
-        let change = self.put(store, domain.uuid(), before, Some(domain));
-        drop(writing);
-        Ok(change)
+        Ok(before)
     }
 
     fn room_for(&self, name: &str) -> Result<(), DomainError> {
@@ -132,37 +167,53 @@ impl Domains {
         }
     }
 
-    /// Forgets a domain. `allowed` looks at it first.
+    /// Puts what `change` makes of a domain into its place; nothing if it makes nothing of it.
+    pub(crate) fn change(
+        &self,
+        store: &Store,
+        uuid: Uuid,
+        change: impl FnOnce(&Domain) -> Result<Option<Domain>, DomainError>,
+    ) -> Result<Change, DomainError> {
+        let _order = self.writing.lock();
+        let before = self.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
+        let after = change(&before)?;
+        Ok(self.put(store, uuid, Some(before), after))
+    }
+
+    /// Forgets a domain's definition; what runs of it runs on. `allowed` looks at it first.
     pub(crate) fn undefine(
         &self,
         store: &Store,
         uuid: Uuid,
         allowed: impl FnOnce(&Domain) -> Result<(), DomainError>,
     ) -> Result<Change, DomainError> {
-        let _order = self.writing.lock();
-        let before = self.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
-        allowed(&before)?;
-        Ok(self.put(store, uuid, Some(before), None))
+        self.change(store, uuid, |before| {
+            if !before.is_persistent() {
+                return Err(DomainError::Invalid("cannot undefine transient domain".to_owned()));
+            }
+            allowed(before)?;
+            Ok(before.is_active().then(|| before.with_definition(None)))
+        })
     }
 
     /// Gives a domain another name.
     pub(crate) fn rename(&self, store: &Store, uuid: Uuid, name: &str) -> Result<Change, DomainError> {
         check::check_name(name)?;
-        let _order = self.writing.lock();
-        let before = self.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
-        if before.is_active() {
-            return Err(DomainError::Invalid("domain has to be shutoff before renaming".to_owned()));
-        }
-        if before.name() == name {
-            return Err(DomainError::Invalid("Can't rename domain to itself".to_owned()));
-        }
-        if self.by_name(name).is_some() {
-            return Err(DomainError::Invalid(format!("domain with name '{name}' already exists")));
-        }
-        let mut definition = before.definition()?;
-        definition.name = Some(name.to_owned());
-        let after = Domain::defined(&definition, before.autostart())?;
-        Ok(self.put(store, uuid, Some(before), Some(after)))
+        self.change(store, uuid, |before| {
+            if before.is_active() {
+                let message = "domain has to be shutoff before renaming";
+                return Err(DomainError::Invalid(message.to_owned()));
+            }
+            if before.name() == name {
+                return Err(DomainError::Invalid("Can't rename domain to itself".to_owned()));
+            }
+            if self.by_name(name).is_some() {
+                return Err(DomainError::Invalid(format!("domain with name '{name}' already exists")));
+            }
+            let mut definition = before.definition(Form::Defined)?;
+            definition.name = Some(name.to_owned());
+            Ok(Some(Domain::defined(&definition, before.autostart())?))
+        })
     }
 
     /// Marks a domain to start with the daemon, or not to.
@@ -172,26 +223,39 @@ impl Domains {
         uuid: Uuid,
         autostart: bool,
     ) -> Result<Change, DomainError> {
-        let _order = self.writing.lock();
-        let before = self.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
-        let after = before.with_autostart(autostart);
-        Ok(self.put(store, uuid, Some(before), Some(after)))
+        self.change(store, uuid, |before| {
+            if !before.is_persistent() {
+                let message = "cannot set autostart for transient domain";
+                return Err(DomainError::Invalid(message.to_owned()));
+            }
+            Ok(Some(Domain { autostart, ..before.clone() }))
+        })
     }
 
-    /// Changes a domain's definition; the result is completed and checked. `edit` must leave name and UUID alone.
+    /// Changes a domain's documents; a changed definition is completed and checked. `edit` must leave name and UUID alone.
     pub(crate) fn edit(
         &self,
         store: &Store,
         uuid: Uuid,
-        edit: impl FnOnce(&mut Definition) -> Result<(), DomainError>,
+        affected: Affected,
+        mut edit: impl FnMut(&mut Definition) -> Result<(), DomainError>,
     ) -> Result<Change, DomainError> {
-        let _order = self.writing.lock();
-        let before = self.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
-        let mut definition = before.definition()?;
-        edit(&mut definition)?;
-        self.complete(&mut definition)?;
-        let after = Domain::defined(&definition, before.autostart())?;
-        Ok(self.put(store, uuid, Some(before), Some(after)))
+        self.change(store, uuid, |before| {
+            let mut after = before.clone();
+            if affected.live {
+                let mut document = before.definition(Form::Live)?;
+                edit(&mut document)?;
+                check::check(&document)?;
+                after = after.with_live_document(&document);
+            }
+            if affected.defined {
+                let mut definition = before.definition(Form::Defined)?;
+                edit(&mut definition)?;
+                self.complete(&mut definition)?;
+                after = after.with_definition(Some(&definition));
+            }
+            Ok(Some(after))
+        })
     }
 
     /// Puts a domain into its place. To be called with `writing` held.

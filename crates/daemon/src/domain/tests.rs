@@ -23,7 +23,7 @@ fn store() -> (TempDir, Store, Vec<Record>) {
 }
 
 fn definition() -> Definition {
-    let domains = Domains::restore(HostDefaults::default(), Vec::new());
+    let domains = Domains::restore(HostDefaults::default(), Vec::new()).0;
     let mut definition = Definition::parse(DOCUMENT).unwrap();
     domains.complete(&mut definition).unwrap();
     definition
@@ -32,24 +32,24 @@ fn definition() -> Definition {
 #[tokio::test]
 async fn a_restored_domain_is_the_one_that_was_defined() {
     let (directory, store, records) = store();
-    let domains = Domains::restore(HostDefaults::default(), records);
+    let domains = Domains::restore(HostDefaults::default(), records).0;
     let change = domains.define(&store, DOCUMENT).unwrap();
     let (before, defined) = domains.settle(change).await.unwrap();
     assert!(before.is_none());
     let defined = defined.unwrap();
     drop(store);
     let (_store, records) = Store::open(directory.path()).unwrap();
-    let restored = Domains::restore(HostDefaults::default(), records);
+    let restored = Domains::restore(HostDefaults::default(), records).0;
     let domain = restored.by_uuid(defined.uuid()).unwrap();
-    assert_eq!(domain.document(true).unwrap(), defined.document(true).unwrap());
-    assert_eq!(domain.summary().unwrap(), defined.summary().unwrap());
+    assert_eq!(domain.document(Form::Defined, true).unwrap(), defined.document(Form::Present, true).unwrap());
+    assert_eq!(domain.summary(Form::Defined).unwrap(), defined.summary(Form::Defined).unwrap());
     assert_eq!(restored.by_name("one").unwrap().uuid(), defined.uuid());
 }
 
 #[tokio::test]
 async fn what_the_store_refuses_is_taken_back() {
     let (_directory, store, records) = store();
-    let domains = Domains::restore(HostDefaults::default(), records);
+    let domains = Domains::restore(HostDefaults::default(), records).0;
     // The store knows of another domain with the name.
     let other = Record {
         kind: Kind::Domain,
@@ -68,7 +68,7 @@ async fn what_the_store_refuses_is_taken_back() {
 #[tokio::test]
 async fn a_rename_that_the_store_refuses_leaves_the_old_name() {
     let (_directory, store, records) = store();
-    let domains = Domains::restore(HostDefaults::default(), records);
+    let domains = Domains::restore(HostDefaults::default(), records).0;
     let change = domains.define(&store, DOCUMENT).unwrap();
     let (_, domain) = domains.settle(change).await.unwrap();
     let other = Record { uuid: [7; 16], name: "two".to_owned(), ..domain.as_ref().unwrap().record() };
@@ -148,7 +148,7 @@ proptest! {
     fn whatever_numbers_are_accepted_the_definition_still_passes_its_checks(
         memory in 0_u64..300_000, most in 0_u64..300_000, vcpus in 0_u32..10, max_vcpus in 0_u32..10,
     ) {
-        let domains = Domains::restore(HostDefaults::default(), Vec::new());
+        let domains = Domains::restore(HostDefaults::default(), Vec::new()).0;
         let mut definition = definition();
         let _ = tune::set_max_memory(&mut definition, most);
         let _ = tune::set_memory(&mut definition, memory);

@@ -85,6 +85,11 @@ pub struct EventTail {
 }
 
 impl EventTail {
+    /// The events that a machine has left in its directory.
+    pub fn of_machine(directory: &Path) -> io::Result<Self> {
+        Self::open(&directory.join("events"))
+    }
+
     /// Opens the file at `path`, which must exist.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let changes = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;

@@ -148,7 +148,7 @@ impl Prepared {
 }
 
 /// The end of the log, as one line.
-fn said(mut log: &File) -> String {
+pub(super) fn said(mut log: &File) -> String {
     let mut text = Vec::new();
     let length = log.metadata().map_or(0, |log| log.len());
     let read = log

@@ -76,6 +76,14 @@ impl MachineProcess {
         EventTail::open(&self.directory.join("events"))
     }
 
+    /// The end of its log, as one line.
+    pub fn last_words(&self) -> String {
+        match std::fs::File::open(self.directory.join("log")) {
+            Ok(log) => launch::said(&log),
+            Err(error) => format!("its log can't be read: {error}"),
+        }
+    }
+
     /// Waits for its end; can be asked again.
     pub async fn ended(&self) -> Ending {
         // A pidfd is readable from the end on; an error here means that there is nothing left to wait for.

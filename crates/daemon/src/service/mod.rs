@@ -10,13 +10,20 @@ mod events;
 mod node;
 mod storage;
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use host_tune::{Host, HostError};
 use libvirt_rpc::RpcError;
 use libvirt_rpc::server::{ClientHandle, Service, Table};
+use libvirt_xml::Uuid;
+use libvirt_xml::domain::Domain as Definition;
+use parking_lot::Mutex;
 
 use self::events::Subscriptions;
 use self::storage::Pools;
-use crate::domain::Domains;
+use crate::domain::running::{Layout, Notice};
+use crate::domain::{Domain, Domains, Machines};
 use crate::instance::Settings;
 use crate::store::{Kind, Record, Store};
 
@@ -25,10 +32,13 @@ use crate::store::{Kind, Record, Store};
 pub(crate) struct Daemon {
     settings: Settings,
     host: Host,
-    store: Store,
-    subscriptions: Subscriptions,
-    pools: Pools,
-    domains: Domains,
+    store: Arc<Store>,
+    subscriptions: Arc<Subscriptions>,
+    pools: Arc<Pools>,
+    domains: Arc<Domains>,
+    machines: Arc<Machines>,
+    /// Domains that end with the connection that started them, by connection.
+    attended: Mutex<HashMap<u64, Vec<Uuid>>>,
 }
 
 impl Daemon {
@@ -36,15 +46,34 @@ impl Daemon {
     pub(crate) fn restore(settings: Settings, store: Store, records: Vec<Record>) -> Self {
         let (domains, others): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.kind == Kind::Domain);
-        let domains = Domains::restore(domain::host_defaults(&settings), domains);
+        let (domains, lives) = Domains::restore(domain::host_defaults(&settings), domains);
         let pools = others.into_iter().filter(|record| record.kind == Kind::Pool).collect();
-        let pools = Pools::restore(&settings, pools);
-        Self { settings, host: Host::this(), store, subscriptions: Subscriptions::default(), pools, domains }
+        let pools = Arc::new(Pools::restore(&settings, pools));
+        let (store, domains, subscriptions) = (Arc::new(store), Arc::new(domains), Arc::default());
+        let layout = Layout {
+            program: settings.machine_program.clone(),
+            machines: settings.runtime_directory.join("machines"),
+            consoles: settings.state_directory.join("consoles"),
+        };
+        let places = {
+            let pools = Arc::clone(&pools);
+            Box::new(move |document: &Definition| domain::places(&pools, document))
+        };
+        let listener = {
+            let subscriptions = Arc::clone(&subscriptions);
+            Box::new(move |domain: &Domain, notice: Notice| domain::tell(&subscriptions, domain, notice))
+        };
+        let machines = Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, places, listener);
+        let machines = Arc::new(machines);
+        machines.find(lives);
+        let attended = Mutex::default();
+        Self { settings, host: Host::this(), store, subscriptions, pools, domains, machines, attended }
     }
 
-    /// Starts what starts with the daemon. Blocks.
+    /// Starts what starts with the daemon. Blocks as long as pools take; domains come after, in a task of their own.
     pub(crate) fn start_marked(&self) {
         self.pools.start_marked();
+        tokio::spawn(Arc::clone(&self.machines).start_marked());
     }
 }
 
@@ -60,6 +89,15 @@ impl Service for Daemon {
 
     fn closed(&self, client: &ClientHandle) {
         self.subscriptions.forget(client);
+        let attended = self.attended.lock().remove(&client.id());
+        for domain in attended.into_iter().flatten().filter_map(|uuid| self.domains.by_uuid(uuid)) {
+            let machines = Arc::clone(&self.machines);
+            tokio::spawn(async move {
+                if let Err(error) = machines.destroy(&domain, false).await {
+                    tracing::warn!("domain '{}' does not end with its client: {error}", domain.name());
+                }
+            });
+        }
     }
 }
 

@@ -129,6 +129,16 @@ pub struct Lifecycle {
     pub crash: CrashAction,
 }
 
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self {
+            poweroff: LifecycleAction::Destroy,
+            reboot: LifecycleAction::Restart,
+            crash: CrashAction::Destroy,
+        }
+    }
+}
+
 /// An element or attribute without effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ignored {
@@ -187,13 +197,19 @@ fn plan(domain: &Domain, places: &Places) -> Result<MachinePlan, Vec<Refusal>> {
     if !findings.refusals.is_empty() {
         return Err(findings.refusals);
     }
-    let lifecycle = Lifecycle {
-        poweroff: domain.on_poweroff.unwrap_or(LifecycleAction::Destroy),
-        reboot: domain.on_reboot.unwrap_or(LifecycleAction::Restart),
-        crash: domain.on_crash.unwrap_or(CrashAction::Destroy),
-    };
+    let lifecycle = lifecycle(domain);
     let devices::Planned { devices, consoles, taps, paths: _ } = planned;
     Ok(MachinePlan { config, devices, consoles, taps, host, lifecycle, ignored: findings.ignored })
+}
+
+/// What follows the machine's end, as the document says.
+pub fn lifecycle(domain: &Domain) -> Lifecycle {
+    let default = Lifecycle::default();
+    Lifecycle {
+        poweroff: domain.on_poweroff.unwrap_or(default.poweroff),
+        reboot: domain.on_reboot.unwrap_or(default.reboot),
+        crash: domain.on_crash.unwrap_or(default.crash),
+    }
 }
 
 /// What is found on the way.

@@ -9,7 +9,7 @@ use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::RemoteDomain;
 
 use super::{Lifecycle, domain_error, only, remote};
-use crate::domain::{Domain, DomainError};
+use crate::domain::{Domain, DomainError, Form};
 use crate::service::Daemon;
 
 /// VIR_DOMAIN_DEFINE_VALIDATE: documents are always checked.
@@ -17,6 +17,8 @@ const DEFINE_FLAGS: u32 = 1;
 
 /// virDomainXMLFlags: with passwords.
 const XML_SECURE: u32 = 1;
+/// What it is next started from.
+const XML_INACTIVE: u32 = 2;
 /// All of virDomainXMLFlags: SECURE, INACTIVE, UPDATE_CPU, MIGRATABLE.
 const XML_FLAGS: u32 = 15;
 
@@ -65,7 +67,7 @@ impl Daemon {
         let domain = self.domain(domain)?;
         let mut nvram = None;
         let allowed = |domain: &Domain| {
-            nvram = domain.summary()?.nvram.clone().filter(|path| Path::new(path).exists());
+            nvram = domain.summary(Form::Defined)?.nvram.clone().filter(|path| Path::new(path).exists());
             if nvram.is_some() && flags & (UNDEFINE_NVRAM | UNDEFINE_KEEP_NVRAM) == 0 {
                 return Err(DomainError::Invalid("cannot undefine domain with nvram".to_owned()));
             }
@@ -119,7 +121,8 @@ async fn document(
 ) -> Result<DomainGetXmlDescReply, RpcError> {
     only(call.flags, XML_FLAGS)?;
     let domain = daemon.domain(&call.dom)?;
-    let xml = domain.document(call.flags & XML_SECURE != 0).map_err(|error| domain_error(&error))?;
+    let form = if call.flags & XML_INACTIVE != 0 && domain.is_persistent() { Form::Defined } else { Form::Present };
+    let xml = domain.document(form, call.flags & XML_SECURE != 0).map_err(|error| domain_error(&error))?;
     Ok(DomainGetXmlDescReply { xml: xml.to_owned() })
 }
 

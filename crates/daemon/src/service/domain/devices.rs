@@ -26,7 +26,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 
 async fn attach(daemon: Arc<Daemon>, _: CallContext, call: DomainAttachDevice) -> Result<(), RpcError> {
     let device = parsed(Device::parse(&call.xml))?;
-    daemon.edit_domain(&call.dom, AFFECT_LIVE, |definition| device::attach(definition, device)).await
+    daemon.edit_domain(&call.dom, AFFECT_LIVE, |definition| device::attach(definition, device.clone())).await
 }
 
 async fn attach_with_flags(
@@ -36,7 +36,7 @@ async fn attach_with_flags(
 ) -> Result<(), RpcError> {
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let device = parsed(Device::parse(&call.xml))?;
-    daemon.edit_domain(&call.dom, call.flags, |definition| device::attach(definition, device)).await
+    daemon.edit_domain(&call.dom, call.flags, |definition| device::attach(definition, device.clone())).await
 }
 
 async fn detach(daemon: Arc<Daemon>, _: CallContext, call: DomainDetachDevice) -> Result<(), RpcError> {
@@ -72,5 +72,5 @@ async fn update_with_flags(
 ) -> Result<(), RpcError> {
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG | FORCE)?;
     let device = parsed(Device::parse(&call.xml))?;
-    daemon.edit_domain(&call.dom, call.flags, |definition| device::update(definition, device)).await
+    daemon.edit_domain(&call.dom, call.flags, |definition| device::update(definition, device.clone())).await
 }

@@ -7,9 +7,9 @@ use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::{DomainSecurityLabel, TypedParam, TypedValue, characters};
 
-use super::{AFFECT_CONFIG, AFFECT_LIVE, affects_definition, domain_error, not_running, only};
+use super::{AFFECT_CONFIG, AFFECT_LIVE, domain_error, form, not_running, only};
 use crate::domain::summary::DiskSummary;
-use crate::domain::{Domain, DomainError, Summary};
+use crate::domain::{Domain, DomainError, Form, Summary};
 use crate::service::{Daemon, asked, count};
 
 /// VIR_DOMAIN_VCPU_MAXIMUM.
@@ -46,9 +46,13 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         .on(checkpoints)
 }
 
-/// What a domain's definition says, or libvirt's error.
+/// What a domain's present document says, or libvirt's error.
 pub(super) fn summary(domain: &Domain) -> Result<&Summary, RpcError> {
-    domain.summary().map_err(|error| domain_error(&error))
+    summary_of(domain, Form::Present)
+}
+
+fn summary_of(domain: &Domain, form: Form) -> Result<&Summary, RpcError> {
+    domain.summary(form).map_err(|error| domain_error(&error))
 }
 
 async fn information(
@@ -100,8 +104,8 @@ async fn max_vcpus(
     call: DomainGetMaxVcpus,
 ) -> Result<DomainGetMaxVcpusReply, RpcError> {
     let domain = daemon.domain(&call.dom)?;
-    affects_definition(&domain, AFFECT_LIVE)?;
-    Ok(DomainGetMaxVcpusReply { num: number(summary(&domain)?.max_vcpus) })
+    let form = form(&domain, AFFECT_LIVE)?;
+    Ok(DomainGetMaxVcpusReply { num: number(summary_of(&domain, form)?.max_vcpus) })
 }
 
 async fn vcpus(
@@ -111,11 +115,11 @@ async fn vcpus(
 ) -> Result<DomainGetVcpusFlagsReply, RpcError> {
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG | VCPU_MAXIMUM | VCPU_GUEST)?;
     let domain = daemon.domain(&call.dom)?;
-    affects_definition(&domain, call.flags)?;
+    let form = form(&domain, call.flags)?;
     if call.flags & VCPU_GUEST != 0 {
         return Err(not_running());
     }
-    let summary = summary(&domain)?;
+    let summary = summary_of(&domain, form)?;
     let vcpus = if call.flags & VCPU_MAXIMUM == 0 { summary.vcpus } else { summary.max_vcpus };
     Ok(DomainGetVcpusFlagsReply { num: number(vcpus) })
 }
@@ -132,13 +136,13 @@ async fn is_active(
     Ok(DomainIsActiveReply { active: daemon.domain(&call.dom)?.is_active().into() })
 }
 
-/// Every domain has a definition.
+/// Whether it stays when it ends.
 async fn is_persistent(
     daemon: Arc<Daemon>,
     _: CallContext,
     call: DomainIsPersistent,
 ) -> Result<DomainIsPersistentReply, RpcError> {
-    daemon.domain(&call.dom).map(|_| DomainIsPersistentReply { persistent: 1 })
+    Ok(DomainIsPersistentReply { persistent: daemon.domain(&call.dom)?.is_persistent().into() })
 }
 
 /// Whether what runs is not what is defined.
@@ -240,12 +244,12 @@ async fn scheduler(
     call: DomainGetSchedulerType,
 ) -> Result<DomainGetSchedulerTypeReply, RpcError> {
     let domain = daemon.domain(&call.dom)?;
-    Ok(DomainGetSchedulerTypeReply { kind: "posix".to_owned(), nparams: count(shares(&domain)?.len()) })
+    Ok(DomainGetSchedulerTypeReply { kind: "posix".to_owned(), nparams: count(shares(&domain, Form::Present)?.len()) })
 }
 
 /// How CPU time is shared out: weight, and microseconds of each period.
-fn shares(domain: &Domain) -> Result<Vec<TypedParam>, RpcError> {
-    let definition = domain.definition().map_err(|error| domain_error(&error))?;
+fn shares(domain: &Domain, form: Form) -> Result<Vec<TypedParam>, RpcError> {
+    let definition = domain.definition(form).map_err(|error| domain_error(&error))?;
     let tune = definition.cputune.unwrap_or_default();
     let period =
         |name: &str, value: Option<u64>| TypedParam::new(name, TypedValue::ULLong(value.unwrap_or(0)));
@@ -269,7 +273,7 @@ async fn scheduler_parameters(
     call: DomainGetSchedulerParameters,
 ) -> Result<DomainGetSchedulerParametersReply, RpcError> {
     let most = asked(call.nparams)?;
-    let params = shares(&*daemon.domain(&call.dom)?)?.into_iter().take(most).collect();
+    let params = shares(&*daemon.domain(&call.dom)?, Form::Present)?.into_iter().take(most).collect();
     Ok(DomainGetSchedulerParametersReply { params })
 }
 
@@ -283,8 +287,8 @@ async fn scheduler_parameters_of(
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG | STRINGS)?;
     let most = asked(call.nparams)?;
     let domain = daemon.domain(&call.dom)?;
-    affects_definition(&domain, call.flags)?;
-    Ok(DomainGetSchedulerParametersFlagsReply { params: shares(&domain)?.into_iter().take(most).collect() })
+    let form = form(&domain, call.flags)?;
+    Ok(DomainGetSchedulerParametersFlagsReply { params: shares(&domain, form)?.into_iter().take(most).collect() })
 }
 
 // States are not saved, snapshots and checkpoints not made: there are none.

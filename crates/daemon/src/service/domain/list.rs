@@ -36,8 +36,8 @@ pub(super) fn wanted(domain: &Domain, flags: u32) -> bool {
     };
     let own = [
         (1 | 2, if domain.is_active() { 1 } else { 2 }),
-        // All domains are persistent, and have neither saved states nor snapshots nor checkpoints.
-        (4 | 8, 4),
+        (4 | 8, if domain.is_persistent() { 4 } else { 8 }),
+        // There are neither saved states nor snapshots nor checkpoints.
         (16 | 32 | 64 | 128, state),
         (256 | 512, 512),
         (1024 | 2048, if domain.autostart() { 1024 } else { 2048 }),

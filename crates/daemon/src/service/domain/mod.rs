@@ -3,6 +3,7 @@
 mod definition;
 mod devices;
 mod information;
+mod lifecycle;
 mod list;
 mod metadata;
 mod pins;
@@ -12,23 +13,28 @@ mod tune;
 
 use std::sync::Arc;
 
-use libvirt_rpc::events::{DomainEventLifecycle, DomainEventMetadataChange};
+use libvirt_rpc::events::{DomainEventLifecycle, DomainEventMetadataChange, DomainEventReboot};
 use libvirt_rpc::server::Table;
 use libvirt_rpc::types::RemoteDomain;
 use libvirt_rpc::{ErrorDomain, RpcError};
+use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::assign::HostDefaults;
 use libvirt_xml::domain::cpu::{Cpu, CpuMode};
 use libvirt_xml::{Uuid, XmlError, XmlFault};
 
 use super::Daemon;
-use super::events::Subject;
-use crate::domain::{Change, Domain, DomainError};
+use super::events::{Subject, Subscriptions};
+use super::storage::Pools;
+use crate::domain::machine::Places;
+use crate::domain::running::Notice;
+use crate::domain::{Affected, Change, Domain, DomainError, Form};
 use crate::instance::Settings;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     let families = [
         list::register,
         definition::register,
+        lifecycle::register,
         information::register,
         metadata::register,
         tune::register,
@@ -60,6 +66,8 @@ const AFFECT_CONFIG: u32 = 2;
 
 /// VIR_DOMAIN_EVENT_ID_LIFECYCLE.
 const EVENT_LIFECYCLE: i32 = 0;
+/// VIR_DOMAIN_EVENT_ID_REBOOT.
+const EVENT_REBOOT: i32 = 1;
 /// VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
 const EVENT_METADATA: i32 = 23;
 
@@ -106,10 +114,7 @@ impl Daemon {
 
     fn tell_lifecycle(&self, domain: &Domain, lifecycle: Lifecycle) {
         let (event, detail) = lifecycle.numbers();
-        let subject = Subject::Domain(EVENT_LIFECYCLE);
-        for (client, callback_id) in self.subscriptions.listeners(subject, &domain.uuid().0) {
-            client.event(&DomainEventLifecycle { callback_id, dom: remote(domain), event, detail });
-        }
+        tell(&self.subscriptions, domain, Notice::Lifecycle(event, detail));
     }
 
     fn tell_metadata(&self, domain: &Domain, kind: i32, nsuri: Option<&str>) {
@@ -118,6 +123,37 @@ impl Daemon {
             let nsuri = nsuri.map(str::to_owned);
             client.event(&DomainEventMetadataChange { callback_id, dom: remote(domain), kind, nsuri });
         }
+    }
+}
+
+/// Tells everybody who wants to know what happens to a domain.
+pub(super) fn tell(subscriptions: &Subscriptions, domain: &Domain, notice: Notice) {
+    let subject = match notice {
+        Notice::Lifecycle(..) => Subject::Domain(EVENT_LIFECYCLE),
+        Notice::Reboot => Subject::Domain(EVENT_REBOOT),
+    };
+    for (client, callback_id) in subscriptions.listeners(subject, &domain.uuid().0) {
+        let dom = remote(domain);
+        match notice {
+            Notice::Lifecycle(event, detail) => {
+                client.event(&DomainEventLifecycle { callback_id, dom, event, detail });
+            }
+            Notice::Reboot => client.event(&DomainEventReboot { callback_id, dom }),
+        }
+    }
+}
+
+/// What a document names on this host, and what the daemon is able to do for machines here.
+pub(super) fn places(pools: &Pools, document: &Definition) -> Places {
+    let named = document.devices.disks.iter().filter_map(|disk| {
+        let source = disk.source.as_ref()?;
+        Some((source.pool.clone()?, source.volume.clone()?))
+    });
+    let volumes = named.filter_map(|(pool, name)| Some(((pool.clone(), name.clone()), pools.volume(&pool, &name)?)));
+    Places {
+        volumes: volumes.collect(),
+        backing_directories: pools.directories(),
+        ..Places::default()
     }
 }
 
@@ -135,9 +171,34 @@ pub(super) fn only(flags: u32, known: u32) -> Result<(), RpcError> {
     }
 }
 
-/// Refuses what is asked of the running machine while there is none. Without a flag what is there is meant.
-fn affects_definition(domain: &Domain, flags: u32) -> Result<(), RpcError> {
-    if flags & AFFECT_LIVE != 0 && !domain.is_active() { Err(not_running()) } else { Ok(()) }
+/// Which document a client wants to see. Without a flag that of the running machine is meant if there is one.
+fn form(domain: &Domain, flags: u32) -> Result<Form, RpcError> {
+    let form = match flags & (AFFECT_LIVE | AFFECT_CONFIG) {
+        AFFECT_LIVE => Form::Live,
+        AFFECT_CONFIG => Form::Defined,
+        0 => Form::Present,
+        _ => return Err(RpcError::invalid_argument("flags 'live' and 'config' are mutually exclusive here")),
+    };
+    match form {
+        Form::Live if !domain.is_active() => Err(not_running()),
+        Form::Defined if !domain.is_persistent() => Err(domain_error(&DomainError::transient())),
+        form => Ok(form),
+    }
+}
+
+/// Which documents a client wants to change. Without a flag what is there is meant.
+fn affected(domain: &Domain, flags: u32) -> Result<Affected, RpcError> {
+    let affected = match flags & (AFFECT_LIVE | AFFECT_CONFIG) {
+        0 => Affected { live: domain.is_active(), defined: !domain.is_active() },
+        flags => Affected { live: flags & AFFECT_LIVE != 0, defined: flags & AFFECT_CONFIG != 0 },
+    };
+    if affected.live && !domain.is_active() {
+        return Err(not_running());
+    }
+    if affected.defined && !domain.is_persistent() {
+        return Err(domain_error(&DomainError::transient()));
+    }
+    Ok(affected)
 }
 
 fn not_running() -> RpcError {
@@ -166,6 +227,8 @@ fn domain_error(error: &DomainError) -> RpcError {
         }
         DomainError::Xml(_) => RpcError::xml(text),
         DomainError::Host(_) => RpcError::system(text),
+        DomainError::Busy(_) => RpcError::timeout(text),
+        DomainError::Machine(_) => RpcError::operation_failed(text),
         DomainError::Broken(_) => RpcError::internal(text),
     }
 }

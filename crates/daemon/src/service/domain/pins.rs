@@ -10,7 +10,7 @@ use libvirt_rpc::types::DomainIoThreadInfo;
 use libvirt_rpc::xdr::Opaque;
 use libvirt_xml::NumberSet;
 
-use super::{AFFECT_CONFIG, AFFECT_LIVE, affects_definition, domain_error, only};
+use super::{AFFECT_CONFIG, AFFECT_LIVE, form, domain_error, only};
 use crate::domain::tune;
 use crate::service::{Daemon, asked, count};
 
@@ -73,8 +73,8 @@ async fn vcpu_places(
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let (maps, length) = (asked(call.ncpumaps)?, map_length(call.maplen)?);
     let domain = daemon.domain(&call.dom)?;
-    affects_definition(&domain, call.flags)?;
-    let definition = domain.definition().map_err(|error| domain_error(&error))?;
+    let form = form(&domain, call.flags)?;
+    let definition = domain.definition(form).map_err(|error| domain_error(&error))?;
     let vcpus = (definition.max_vcpus() as usize).min(maps);
     if vcpus.saturating_mul(length) > CPUMAPS_MAX {
         return Err(RpcError::invalid_argument("more CPU maps than an answer has room for"));
@@ -93,8 +93,8 @@ async fn emulator_places(
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let length = map_length(call.maplen)?;
     let domain = daemon.domain(&call.dom)?;
-    affects_definition(&domain, call.flags)?;
-    let definition = domain.definition().map_err(|error| domain_error(&error))?;
+    let form = form(&domain, call.flags)?;
+    let definition = domain.definition(form).map_err(|error| domain_error(&error))?;
     let all = daemon.all_places()?;
     let cpumaps = bits(tune::emulator_places(&definition).unwrap_or(&all), length);
     Ok(DomainGetEmulatorPinInfoReply { cpumaps: Opaque(cpumaps), ret: 1 })
@@ -107,8 +107,8 @@ async fn io_threads(
 ) -> Result<DomainGetIoThreadInfoReply, RpcError> {
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let domain = daemon.domain(&call.dom)?;
-    affects_definition(&domain, call.flags)?;
-    let definition = domain.definition().map_err(|error| domain_error(&error))?;
+    let form = form(&domain, call.flags)?;
+    let definition = domain.definition(form).map_err(|error| domain_error(&error))?;
     let all = daemon.all_places()?;
     let length = all.max().map_or(0, |last| last as usize + 1).div_ceil(8);
     let ids: Vec<u32> = match &definition.iothread_ids[..] {
@@ -130,7 +130,7 @@ async fn io_threads(
 
 async fn pin_vcpu(daemon: Arc<Daemon>, _: CallContext, call: DomainPinVcpu) -> Result<(), RpcError> {
     let places = daemon.places(&call.cpumap)?;
-    let edit = |definition: &mut _| tune::pin_vcpu(definition, call.vcpu, places);
+    let edit = |definition: &mut _| tune::pin_vcpu(definition, call.vcpu, places.clone());
     daemon.edit_domain(&call.dom, AFFECT_LIVE, edit).await
 }
 
@@ -141,7 +141,7 @@ async fn pin_vcpu_with_flags(
 ) -> Result<(), RpcError> {
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let places = daemon.places(&call.cpumap)?;
-    let edit = |definition: &mut _| tune::pin_vcpu(definition, call.vcpu, places);
+    let edit = |definition: &mut _| tune::pin_vcpu(definition, call.vcpu, places.clone());
     daemon.edit_domain(&call.dom, call.flags, edit).await
 }
 
@@ -149,7 +149,7 @@ async fn pin_emulator(daemon: Arc<Daemon>, _: CallContext, call: DomainPinEmulat
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let places = daemon.places(&call.cpumap)?;
     let edit = |definition: &mut _| {
-        tune::pin_emulator(definition, places);
+        tune::pin_emulator(definition, places.clone());
         Ok(())
     };
     daemon.edit_domain(&call.dom, call.flags, edit).await

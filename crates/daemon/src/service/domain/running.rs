@@ -43,13 +43,12 @@ macro_rules! refused {
 }
 
 refused! {
-    DomainDestroy DomainDestroyFlags DomainShutdown DomainShutdownFlags DomainReboot DomainReset DomainSuspend DomainResume
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
     DomainGetVcpus DomainGetCpuStats DomainMemoryStats DomainSetMemoryStatsPeriod DomainGetControlInfo
     DomainBlockStats DomainBlockStatsFlags DomainInterfaceStats DomainInterfaceAddresses DomainGetDiskErrors
     DomainBlockPeek DomainMemoryPeek DomainBlockResize
     DomainGetJobInfo DomainGetJobStats DomainAbortJob DomainGetBlockJobInfo DomainBlockJobAbort
-    DomainOpenConsole DomainOpenChannel DomainScreenshot DomainSendKey DomainInjectNmi
+    DomainOpenConsole DomainOpenChannel DomainScreenshot DomainSendKey
     DomainGetHostname DomainGetTime DomainSetTime DomainGetFsInfo DomainFsFreeze DomainFsThaw DomainFsTrim DomainGetGuestInfo
     DomainSetUserPassword DomainPmSuspendForDuration DomainPmWakeup
 }

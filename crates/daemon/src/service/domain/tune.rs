@@ -8,7 +8,7 @@ use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::RemoteDomain;
 use libvirt_xml::domain::Domain as Definition;
 
-use super::{AFFECT_CONFIG, AFFECT_LIVE, affects_definition, domain_error, only};
+use super::{AFFECT_CONFIG, AFFECT_LIVE, affected, domain_error, only};
 use crate::domain::{DomainError, tune};
 use crate::service::Daemon;
 
@@ -25,11 +25,15 @@ impl Daemon {
         &self,
         domain: &RemoteDomain,
         flags: u32,
-        edit: impl FnOnce(&mut Definition) -> Result<(), DomainError>,
+        edit: impl FnMut(&mut Definition) -> Result<(), DomainError>,
     ) -> Result<(), RpcError> {
         let domain = self.domain(domain)?;
-        affects_definition(&domain, flags)?;
-        let change = self.domains.edit(&self.store, domain.uuid(), edit);
+        let affected = affected(&domain, flags)?;
+        if affected.live {
+            let message = "a running machine can't be changed in this respect: use --config, and start it anew";
+            return Err(RpcError::unsupported_operation(message));
+        }
+        let change = self.domains.edit(&self.store, domain.uuid(), affected, edit);
         self.settle(change.map_err(|error| domain_error(&error))?).await?;
         Ok(())
     }

@@ -9,19 +9,22 @@ mod volumes;
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use host_storage::{Pool, Storage, StorageError, StorageOptions, VolumeSummary};
 use libvirt_rpc::server::Table;
 use libvirt_rpc::types::{RemoteStoragePool, RemoteStorageVol};
 use libvirt_rpc::{ErrorCode, ErrorDomain, RpcError};
+use libvirt_xml::domain::disk::ImageFormat;
 use libvirt_xml::storage::PoolDefinition;
-use libvirt_xml::{XmlError, XmlFault};
+use libvirt_xml::{Value, XmlError, XmlFault};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::Daemon;
 use super::events::Subject;
+use crate::domain::machine::Volume;
 use crate::instance::Settings;
 use crate::store::{Change, Kind, Receipt, Record, Store};
 
@@ -64,6 +67,21 @@ impl Pools {
             }
         }
         Self { storage: Arc::new(storage), noted: Mutex::new(noted) }
+    }
+
+    /// The volume of an active pool, as machines want it.
+    pub(super) fn volume(&self, pool: &str, name: &str) -> Option<Volume> {
+        let pool = self.storage.pool_by_name(pool).ok()?;
+        let (format, _) = self.storage.volume_format(&pool, name).ok()?;
+        let path = pool.volume(name).ok()?.path;
+        // What no disk can be is served as it lies there.
+        let format = ImageFormat::read(format.name()).unwrap_or(ImageFormat::Raw);
+        Some(Volume { path, format })
+    }
+
+    /// Directories of active pools: images may be based on others there.
+    pub(super) fn directories(&self) -> Vec<PathBuf> {
+        self.storage.directories()
     }
 
     /// Starts the pools that start with the daemon. Blocks.

@@ -1,0 +1,85 @@
+//! The document of a running machine: its definition, and what it has got when it was started.
+
+use std::path::PathBuf;
+
+use libvirt_xml::domain::Domain as Definition;
+use libvirt_xml::domain::character::{CharacterDevice, CharacterSource, CharacterType, ConnectMode};
+use serde_json::Value;
+
+use crate::domain::machine::{ConsolePlace, MachinePlan};
+
+/// The host's end of a serial port, a console or a channel.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Console {
+    /// Its alias, as in `serial0`.
+    pub(crate) alias: String,
+    /// Of a channel.
+    pub(crate) name: Option<String>,
+    /// The pseudo-terminal or socket; none of one that goes nowhere or into a file.
+    pub(crate) path: Option<PathBuf>,
+    /// Whether `path` is a pseudo-terminal.
+    pub(crate) terminal: bool,
+    /// Everything that the guest has written.
+    pub(crate) log: Option<PathBuf>,
+}
+
+/// Where the planned consoles are, now that the machine (`info`, its own words) has made them. Two devices of a document that are
+/// one device of the machine have the same alias and are one here.
+pub(super) fn consoles(plan: &MachinePlan, info: &Value) -> Vec<Console> {
+    let mut consoles: Vec<Console> = Vec::new();
+    for console in &plan.consoles {
+        let device = plan.devices.iter().find(|device| device.path == console.path);
+        let Some(alias) = device.and_then(|device| device.alias.clone()) else { continue };
+        if consoles.iter().any(|known| known.alias == alias) {
+            continue;
+        }
+        let config = &info["config"];
+        let port = match console.place {
+            ConsolePlace::Serial => &config["serial"],
+            ConsolePlace::Console => &config["console"],
+            ConsolePlace::Port(index) => &config["console_ports"][index],
+        };
+        let terminal = port["mode"] == "Pty";
+        let path = if terminal { &port["file"] } else { &port["socket"] };
+        consoles.push(Console {
+            alias,
+            name: device.and_then(|device| device.target.clone()),
+            path: path.as_str().map(PathBuf::from),
+            terminal,
+            log: port["log"].as_str().map(PathBuf::from),
+        });
+    }
+    consoles
+}
+
+/// Writes what the machine has got into its document.
+pub(super) fn complete(document: &mut Definition, consoles: &[Console], taps: &[(usize, String)]) {
+    for (index, tap) in taps {
+        if let Some(interface) = document.devices.interfaces.get_mut(*index) {
+            interface.target.get_or_insert_default().dev = Some(tap.clone());
+        }
+    }
+    let devices = &mut document.devices;
+    for serial in devices.serials.iter_mut().chain(&mut devices.channels) {
+        end(serial, consoles);
+    }
+    for console in &mut devices.consoles {
+        if let Some(path) = end(console, consoles).filter(|_| console.backend.kind == CharacterType::Pty) {
+            console.backend.tty = Some(path);
+        }
+    }
+}
+
+fn end(device: &mut CharacterDevice, consoles: &[Console]) -> Option<String> {
+    let alias = device.info.alias_name()?;
+    let path = consoles.iter().find(|console| console.alias == alias)?.path.as_ref()?.to_str()?.to_owned();
+    if device.backend.sources.is_empty() {
+        device.backend.sources.push(CharacterSource::default());
+    }
+    let source = device.backend.sources.first_mut()?;
+    source.path = Some(path.clone());
+    if device.backend.kind == CharacterType::Unix {
+        source.mode = Some(ConnectMode::Bind);
+    }
+    Some(path)
+}

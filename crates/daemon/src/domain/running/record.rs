@@ -1,0 +1,204 @@
+//! What the next daemon has to know of running machines, and how it finds them.
+
+use std::collections::HashSet;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use libvirt_xml::Uuid;
+use libvirt_xml::domain::Domain as Definition;
+use parking_lot::Mutex;
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch as watching};
+
+use super::watch::{Farewell, Verdict, Watch, verdict};
+use super::{Console, Lifecycle, MOST_WAITING, Machine, Machines, Start};
+use crate::domain::machine::lifecycle;
+use crate::domain::{Document, DomainError, Form, Live, Status};
+use crate::machine_process::{Ending, EventTail, MachineEvent, MachineProcess, ProcessIdentity};
+
+/// A running machine as it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+struct LiveRecord {
+    id: i32,
+    state: u8,
+    reason: i32,
+    document: String,
+    process: ProcessIdentity,
+    #[serde(default)]
+    consoles: Vec<Console>,
+    #[serde(default)]
+    taps: Vec<String>,
+    /// Seconds since 1970.
+    started: u64,
+}
+
+/// What is written down of a running machine.
+pub(in crate::domain) fn text(live: &Live) -> String {
+    let machine = &live.machine;
+    let started = machine.started.duration_since(SystemTime::UNIX_EPOCH);
+    let record = LiveRecord {
+        id: live.id,
+        state: live.status.state,
+        reason: live.status.reason,
+        document: live.document.text.to_string(),
+        process: machine.process.identity().clone(),
+        consoles: live.consoles.to_vec(),
+        taps: machine.taps.clone(),
+        started: started.map_or(0, |started| started.as_secs()),
+    };
+    // Names, numbers and texts always have a form in JSON.
+    serde_json::to_string(&record).unwrap_or_default()
+}
+
+impl Machines {
+    /// The directory of a domain's machine.
+    pub(super) fn directory(&self, uuid: Uuid) -> PathBuf {
+        self.layout.machines.join(uuid.to_string())
+    }
+
+    /// Finds the machines that the store remembers, clears away those that have ended, and ends processes that nobody remembers.
+    /// To be called before anybody asks, on a runtime. Blocks.
+    pub(crate) fn find(self: &Arc<Self>, lives: Vec<(Uuid, String)>) {
+        let machines = &self.layout.machines;
+        if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(machines) {
+            tracing::error!("{}: cannot make the directory of machines: {error}", machines.display());
+        }
+        let known: HashSet<String> = lives.iter().map(|(uuid, _)| uuid.to_string()).collect();
+        for (uuid, text) in lives {
+            if let Err(error) = self.adopt(uuid, &text) {
+                tracing::error!("domain {uuid} is remembered as running, and can't be found again: {error}");
+                self.lost(uuid, None);
+            }
+        }
+        let Ok(entries) = std::fs::read_dir(&self.layout.machines) else { return };
+        for entry in entries.flatten() {
+            if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
+                end_orphan(&entry.path());
+            }
+        }
+    }
+
+    fn adopt(self: &Arc<Self>, uuid: Uuid, text: &str) -> Result<(), DomainError> {
+        let broken = |reason: String| DomainError::Broken(reason);
+        let record: LiveRecord = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
+        self.next_id.fetch_max(record.id.saturating_add(1), Ordering::Relaxed);
+        let definition = Definition::parse(&record.document)?;
+        let domain = self.domains.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
+        let directory = self.directory(uuid);
+        let found = MachineProcess::find(&directory, record.process.clone());
+        let Some(process) = found.map_err(|error| broken(error.to_string()))? else {
+            self.lost(uuid, Some((&definition, &directory)));
+            return Ok(());
+        };
+        let (ask, requests) = mpsc::channel(MOST_WAITING);
+        let machine = Arc::new(Machine {
+            process,
+            taps: record.taps,
+            lifecycle: lifecycle(&definition),
+            started: SystemTime::UNIX_EPOCH + Duration::from_secs(record.started),
+            restarts: 0,
+            requests: ask,
+            over: watching::Sender::new(false),
+            intent: Mutex::new(None),
+        });
+        let status = Status { state: record.state, reason: record.reason };
+        let document = Document::remembered(record.document);
+        let live = domain.with_live(record.id, status, document, &machine).with_consoles(record.consoles);
+        self.domains.change(&self.store, uuid, |_| Ok(Some(live)))?;
+        let mut watch = Watch::new(self, uuid, Arc::clone(&machine), requests)?;
+        let starting = status == super::start::STARTING_UP;
+        if !watch.catch_up() && starting {
+            // Nobody was told that it runs, and its guest has not begun.
+            machine.process.kill().map_err(|error| broken(error.to_string()))?;
+        }
+        watch.spawn();
+        Ok(())
+    }
+
+    /// A machine that ended while no daemon looked.
+    fn lost(self: &Arc<Self>, uuid: Uuid, left: Option<(&Definition, &Path)>) {
+        let last = left.and_then(|(_, directory)| last_event(directory));
+        let lifecycle = left.map_or(Lifecycle::default(), |(definition, _)| lifecycle(definition));
+        let again = last.is_some() && verdict(&lifecycle, None, last.as_ref(), Ending::Unknown) == Verdict::Again;
+        // Everything about it is gone with the host's last start.
+        let unknown = Farewell { reason: 0, before: None, stopped: 0 };
+        let gone = left.is_none_or(|(_, directory)| !directory.exists());
+        let farewell = match verdict(&lifecycle, None, last.as_ref(), Ending::Unknown) {
+            Verdict::Off(_) if gone => unknown,
+            Verdict::Off(farewell) => farewell,
+            Verdict::Again => Farewell { reason: 1, before: None, stopped: 0 },
+        };
+        let definition = left.map(|(definition, _)| definition.clone().without_live_details());
+        let machines = Arc::clone(self);
+        let directory = self.directory(uuid);
+        tokio::spawn(async move {
+            machines.forget(&directory, &[]).await;
+            let domain = machines.domains.by_uuid(uuid);
+            machines.switch_off(uuid, farewell).await;
+            let (Some(domain), Some(definition), true) = (domain, definition, again) else { return };
+            let name = domain.name().to_owned();
+            if let Err(error) = machines.start(Start { domain, definition, paused: false }).await {
+                tracing::error!("domain '{name}' can't be started again: {error}");
+            }
+        });
+    }
+
+    /// Starts the domains that start with the daemon, once after each start of the host.
+    pub(crate) async fn start_marked(self: Arc<Self>) {
+        let marker = self.layout.machines.join("autostarted");
+        match std::fs::File::create_new(&marker) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return,
+            Err(error) => tracing::warn!("{}: cannot make it: {error}", marker.display()),
+        }
+        for domain in self.domains.all() {
+            if !domain.autostart() || domain.is_active() {
+                continue;
+            }
+            let started = match domain.definition(Form::Defined) {
+                Ok(definition) => {
+                    let domain = Arc::clone(&domain);
+                    self.start(Start { domain, definition, paused: false }).await.map(|_| ())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = started {
+                tracing::error!("domain '{}' does not start with the daemon: {error}", domain.name());
+            }
+        }
+    }
+}
+
+/// What a machine said last of its end.
+fn last_event(directory: &Path) -> Option<MachineEvent> {
+    let mut events = EventTail::of_machine(directory).ok()?;
+    let mut last = None;
+    while let Ok(Some(event)) = events.available() {
+        if matches!(event, MachineEvent::Shutdown(_) | MachineEvent::Crashed { .. }) {
+            last = Some(event);
+        }
+    }
+    last
+}
+
+/// Ends the process in a directory that nobody remembers: its machine was never told to boot.
+fn end_orphan(directory: &Path) {
+    if !directory.is_dir() {
+        return;
+    }
+    if let Ok(socket) = UnixStream::connect(directory.join("api"))
+        && let Ok(peer) = rustix::net::sockopt::socket_peercred(&socket)
+        && let Ok(process) = pidfd_open(peer.pid, PidfdFlags::empty())
+    {
+        tracing::warn!("{}: a machine's process that nobody remembers is ended", directory.display());
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+    let _ = std::fs::remove_dir_all(directory);
+}

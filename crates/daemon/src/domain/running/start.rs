@@ -1,0 +1,224 @@
+//! From a definition to a machine that is watched. What fails on the way is undone: no process, no interface, no trace but the
+//! error.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use libvirt_xml::domain::Domain as Definition;
+use libvirt_xml::domain::assign;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+
+use super::watch::{FAILED, Request, STOPPED, STOPPED_FAILED, Watch};
+use super::{MOST_WAITING, Machine, Machines, Notice, present};
+use crate::domain::machine::{MachinePlan, machine};
+use crate::domain::{Document, Domain, DomainError, PAUSED, RUNNING, Status};
+use crate::machine_process::{ControlError, MachineProcess, launch};
+
+/// VIR_DOMAIN_PAUSED_STARTING_UP.
+pub(super) const STARTING_UP: Status = Status { state: PAUSED, reason: 11 };
+/// VIR_DOMAIN_RUNNING_BOOTED.
+const BOOTED: Status = Status { state: RUNNING, reason: 1 };
+/// VIR_DOMAIN_PAUSED_USER.
+const BOOTED_PAUSED: Status = Status { state: PAUSED, reason: 1 };
+
+/// A domain that is to run.
+#[derive(Debug)]
+pub(crate) struct Start {
+    /// The domain; one that nobody knows yet is forgotten when its machine ends.
+    pub(crate) domain: Arc<Domain>,
+    /// What the machine is made from.
+    pub(crate) definition: Definition,
+    /// Whether the guest waits before its first instruction.
+    pub(crate) paused: bool,
+}
+
+/// Starts a domain; nobody else changes its life meanwhile.
+pub(super) async fn start(machines: &Arc<Machines>, start: Start) -> Result<Arc<Domain>, DomainError> {
+    machines.domains.startable(&start.domain)?;
+    let paused = start.paused;
+    let domain = bring_up(machines, start, machines.new_id(), 0).await?;
+    if !paused {
+        machines.tell(&domain, Notice::Lifecycle(4, 0));
+    }
+    machines.tell(&domain, Notice::Lifecycle(2, 0));
+    if paused {
+        machines.tell(&domain, Notice::Lifecycle(3, 0));
+    }
+    Ok(domain)
+}
+
+/// A process for a machine that has ended by itself and is to go on, in place of its former one.
+pub(super) async fn again(
+    machines: &Arc<Machines>,
+    domain: Arc<Domain>,
+    restarts: u32,
+) -> Result<Arc<Domain>, DomainError> {
+    let live = domain.running()?;
+    let (id, definition) = (live.id, domain.definition(crate::domain::Form::Live)?);
+    bring_up(machines, Start { domain, definition, paused: false }, id, restarts).await
+}
+
+/// A machine on its way up.
+struct Ascent {
+    machine: Arc<Machine>,
+    plan: MachinePlan,
+    document: Definition,
+    requests: mpsc::Receiver<Request>,
+}
+
+async fn bring_up(
+    machines: &Arc<Machines>,
+    start: Start,
+    id: i32,
+    restarts: u32,
+) -> Result<Arc<Domain>, DomainError> {
+    let Start { domain, definition, paused } = start;
+    let mut ascent = prepare(machines, &domain, definition, id, restarts).await?;
+    // From here on the machine may be seen, and the next daemon finds it.
+    let (document, shown) = (&ascent.document, &ascent.machine);
+    let starting = |domain: &Domain| domain.with_live(id, STARTING_UP, Document::of(document), shown);
+    let change = if domain.is_active() {
+        machines.domains.change(&machines.store, domain.uuid(), |before| Ok(Some(starting(before))))
+    } else {
+        machines.domains.start(&machines.store, &domain, starting)
+    };
+    let change = match change {
+        Ok(change) => change,
+        Err(error) => {
+            clear_away(machines, &ascent.machine).await;
+            return Err(error);
+        }
+    };
+    let up = async {
+        machines.domains.settle(change).await?;
+        let info = boot(&ascent.machine, &ascent.plan, paused).await?;
+        let consoles = present::consoles(&ascent.plan, &info);
+        let taps: Vec<(usize, String)> = Vec::new();
+        present::complete(&mut ascent.document, &consoles, &taps);
+        let status = if paused { BOOTED_PAUSED } else { BOOTED };
+        let document = &ascent.document;
+        let change = machines.domains.change(&machines.store, domain.uuid(), |before| {
+            let live = before.running()?;
+            let after = before.with_live(live.id, status, Document::of(document), &live.machine);
+            Ok(Some(after.with_consoles(consoles)))
+        })?;
+        let (_, after) = machines.domains.settle(change).await?;
+        after.ok_or_else(|| DomainError::Broken("a started domain is gone".to_owned()))
+    };
+    match up.await {
+        Ok(domain) => {
+            let Ascent { machine, requests, .. } = ascent;
+            Watch::new(machines, domain.uuid(), machine, requests)?.spawn();
+            Ok(domain)
+        }
+        Err(error) => {
+            give_up(machines, &domain, &ascent.machine).await;
+            Err(error)
+        }
+    }
+}
+
+/// Plans the machine and starts its process, which knows nothing of it yet.
+async fn prepare(
+    machines: &Arc<Machines>,
+    domain: &Domain,
+    mut document: Definition,
+    id: i32,
+    restarts: u32,
+) -> Result<Ascent, DomainError> {
+    assign::start(&mut document, id);
+    // Volumes may lie on disks that are slow.
+    let (uuid, looking) = (domain.uuid(), Arc::clone(machines));
+    let looked = tokio::task::spawn_blocking(move || (looking.places(uuid, &document), document));
+    let looked = looked.await.map_err(|error| DomainError::Broken(format!("looking for volumes ended: {error}")));
+    let (places, document) = looked?;
+    let plan = machine(&document, &places).map_err(|refusal| DomainError::Unsupported(refusal.to_string()))?;
+    if let Some(tap) = plan.taps.first() {
+        let message = format!("{}: interfaces are not connected by this daemon: remove it", tap.path);
+        return Err(DomainError::Unsupported(message));
+    }
+    let process = launch(&machines.layout.program, &machines.directory(domain.uuid())).await;
+    let process = process.map_err(|error| DomainError::Machine(error.to_string()))?;
+    let (ask, requests) = mpsc::channel(MOST_WAITING);
+    let machine = Machine {
+        process,
+        taps: Vec::new(),
+        lifecycle: plan.lifecycle,
+        started: SystemTime::now(),
+        restarts,
+        requests: ask,
+        over: watch::Sender::new(false),
+        intent: Mutex::new(None),
+    };
+    Ok(Ascent { machine: Arc::new(machine), plan, document, requests })
+}
+
+/// Gives the process its machine, and returns what it says of it once the guest runs or waits.
+async fn boot(machine: &Machine, plan: &MachinePlan, paused: bool) -> Result<Value, DomainError> {
+    let failed = |error: ControlError| DomainError::Machine(error.to_string());
+    let control = machine.control();
+    let booting = async {
+        let config = serde_json::to_value(&plan.config)
+            .map_err(|error| DomainError::Broken(format!("a machine that can't be described: {error}")))?;
+        control.put("vm.create", Some(&config)).await.map_err(failed)?;
+        control.put(if paused { "vm.boot-paused" } else { "vm.boot" }, None).await.map_err(failed)?;
+        control.get("vm.info").await.map_err(failed)
+    };
+    tokio::select! {
+        biased;
+        booted = booting => booted,
+        ending = machine.process.ended() => Err(ended(&machine.process, &format!("{ending:?}"))),
+    }
+}
+
+/// What is said of a process that ended before its machine ran.
+fn ended(process: &MachineProcess, how: &str) -> DomainError {
+    let said = process.last_words();
+    DomainError::Machine(format!("the machine's process ended while it started ({how}): {said}"))
+}
+
+/// Takes back a start that has been seen.
+async fn give_up(machines: &Machines, domain: &Domain, machine: &Arc<Machine>) {
+    clear_away(machines, machine).await;
+    let change =
+        machines.domains.change(&machines.store, domain.uuid(), |before| Ok(before.without_live(FAILED)));
+    match change {
+        Ok(change) => {
+            if let Err(error) = machines.domains.settle(change).await {
+                tracing::error!("domain '{}' did not start, and that can't be written down: {error}", domain.name());
+            }
+        }
+        Err(error) => tracing::error!("domain '{}' did not start: {error}", domain.name()),
+    }
+    machines.tell(domain, Notice::Lifecycle(STOPPED, STOPPED_FAILED));
+    machine.over.send_replace(true);
+}
+
+/// Ends a process whatever it does, and removes what was made for it.
+async fn clear_away(machines: &Machines, machine: &Machine) {
+    if let Err(error) = machine.process.kill() {
+        tracing::error!("a machine's process that did not start can't be ended: {error}");
+        return;
+    }
+    machine.process.ended().await;
+    machines.forget(machine.process.directory(), &machine.taps).await;
+}
+
+impl Machines {
+    /// Removes what a machine that is gone has left on the host.
+    pub(super) async fn forget(&self, directory: &Path, taps: &[String]) {
+        let _ = taps;
+        let directory = directory.to_owned();
+        let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!("{}: cannot remove it: {error}", directory.display());
+            }
+            _ => {}
+        });
+        // It logs by itself; the next machine removes what is left.
+        let _ = removed.await;
+    }
+}
