@@ -79,12 +79,24 @@ impl Place {
         writeln!(self.terminal(name), "{line}").unwrap();
     }
 
-    /// Number of the machine's process.
-    fn machine(&self, name: &str) -> rustix::process::Pid {
+    /// Number of the machine's process; none between two of them.
+    fn process(&self, name: &str) -> Option<rustix::process::Pid> {
         let uuid = self.ok(&["domuuid", name]);
         let socket = self.path("run/machines").join(uuid.trim()).join("api");
-        let socket = std::os::unix::net::UnixStream::connect(socket).unwrap();
-        rustix::net::sockopt::socket_peercred(&socket).unwrap().pid
+        let socket = std::os::unix::net::UnixStream::connect(socket).ok()?;
+        Some(rustix::net::sockopt::socket_peercred(&socket).unwrap().pid)
+    }
+
+    fn machine(&self, name: &str) -> rustix::process::Pid {
+        self.process(name).unwrap()
+    }
+
+    /// Waits until another process than `before` runs the machine.
+    fn wait_for_another(&self, name: &str, before: rustix::process::Pid) {
+        let since = Instant::now();
+        while self.process(name).is_none_or(|now| now == before) || self.state(name) != "running (booted)" {
+            assert!(since.elapsed() < PATIENCE);
+        }
     }
 }
 
@@ -150,10 +162,7 @@ fn a_reboot_is_the_guest_s_end_and_another_beginning() {
     place.ok(&["start", "one"]);
     let before = place.machine("one");
     place.ok(&["reboot", "one"]);
-    let since = Instant::now();
-    while place.state("one") != "running (booted)" || place.machine("one") == before {
-        assert!(since.elapsed() < PATIENCE);
-    }
+    place.wait_for_another("one", before);
     assert_eq!(place.ok(&["domid", "one"]).trim(), "1", "it is the same machine to its clients");
     place.tell("one", "reset");
     place.ok(&["shutdown", "one"]);
@@ -206,10 +215,7 @@ fn what_ends_a_guest_decides_what_follows() {
     for end in ["poweroff", "crash"] {
         let before = place.machine("again");
         place.tell("again", end);
-        let since = Instant::now();
-        while place.state("again") != "running (booted)" || place.machine("again") == before {
-            assert!(since.elapsed() < PATIENCE);
-        }
+        place.wait_for_another("again", before);
     }
     place.ok(&["destroy", "again"]);
     assert_eq!(place.state("again"), "shut off (destroyed)");
