@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the guest's shell prints when it waits for a command.
-const PROMPT: &str = "vireo# ";
+pub(crate) const PROMPT: &str = "vireo# ";
 
 /// The kernels that guests boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +152,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// A guest whose console is at the input and output of `command`, and which has no control socket of its own.
+    pub(crate) fn behind(command: Command) -> Result<Self> {
+        Self::spawn(command, PathBuf::new(), tempfile::tempdir()?)
+    }
+
     fn spawn(mut command: Command, socket: PathBuf, directory: tempfile::TempDir) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -273,6 +278,20 @@ impl Guest {
         let status = self.child.wait().context("waiting for vireo-vmm")?;
         ensure!(status.code() == Some(code), "vireo-vmm ended with {status}, not {code}; {}", self.said());
         Ok(())
+    }
+
+    /// Waits for the process to end, in whatever way.
+    pub(crate) fn expect_end(mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(bytes) => self.transcript.push_str(&String::from_utf8_lossy(&bytes)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("it did not end in {PATIENCE:?}; {}", self.said())
+                }
+            }
+        }
     }
 
     /// Kills the process as kill -9 does.

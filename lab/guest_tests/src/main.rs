@@ -6,8 +6,10 @@
 
 mod boot;
 mod control;
+mod daemon;
 mod devices;
 mod disks;
+mod domains;
 mod faults;
 mod guest;
 mod lifecycle;
@@ -28,7 +30,7 @@ fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let devices = [devices::tests(), disks::tests(), storage::tests()];
+    let devices = [devices::tests(), disks::tests(), storage::tests(), domains::tests()];
     let tests = [boot::tests(), lifecycle::tests(), control::tests(), faults::tests()]
         .into_iter()
         .chain(devices)

@@ -2,13 +2,12 @@
 //!
 //! They load modules and start services, so they run in the emulated host only.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::guest::program_path;
+use crate::daemon::{Daemon, in_emulated_host, run};
 use crate::{Test, test};
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -21,59 +20,6 @@ pub(crate) fn tests() -> Vec<Test> {
 /// Why the test can't run here; it is said, and the test passes.
 fn skipped(test: &str, reason: &str) -> Result<()> {
     writeln!(std::io::stderr(), "skipped: {test}: {reason}").context("saying so")
-}
-
-/// Whether this is the emulated host, which may be changed at will and is gone afterwards.
-fn in_emulated_host() -> bool {
-    // lab/host-init makes it.
-    Path::new("/run/.vireo-lab").is_dir()
-}
-
-/// Runs a program that has to succeed; what it printed.
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output =
-        Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
-    let text = [output.stdout.as_slice(), &output.stderr].map(String::from_utf8_lossy).concat();
-    ensure!(output.status.success(), "{program} {arguments:?}: {}: {text}", output.status);
-    Ok(text)
-}
-
-/// A daemon and the way to ask it. Dropping it ends the daemon.
-struct Daemon {
-    child: Child,
-    uri: String,
-}
-
-impl Daemon {
-    fn start(directory: &Path) -> Result<Self> {
-        let runtime = directory.join("run");
-        let mut child = Command::new(program_path("vireod")?)
-            .arg("--state-dir")
-            .arg(directory.join("state"))
-            .arg("--runtime-dir")
-            .arg(&runtime)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting vireod")?;
-        let mut line = String::new();
-        let output = child.stdout.take().context("vireod has an output")?;
-        BufReader::new(output).read_line(&mut line)?;
-        let uri = format!("qemu:///system?socket={}", runtime.join("libvirt-sock").display());
-        let daemon = Self { child, uri };
-        ensure!(line.starts_with("ready:"), "vireod did not start: {line:?}");
-        Ok(daemon)
-    }
-
-    fn virsh(&self, line: &str) -> Result<String> {
-        run("virsh", &["-c", &self.uri, line])
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn logical_volumes() -> Result<()> {
