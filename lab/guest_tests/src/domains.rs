@@ -213,7 +213,10 @@ fn work_until_killed(daemon: &mut Daemon, round: usize) -> Result<Vec<String>> {
             loop {
                 let stopped = stopper.call(&DomainSuspend { dom: found.dom.clone() });
                 let went_on = stopper.call(&DomainResume { dom: found.dom.clone() });
-                if [stopped, went_on].iter().any(|answer| !matches!(answer, Ok(_) | Err(ClientError::Daemon(_)))) {
+                if [stopped, went_on]
+                    .iter()
+                    .any(|answer| !matches!(answer, Ok(_) | Err(ClientError::Daemon(_))))
+                {
                     return;
                 }
                 let _ = tell.send(());

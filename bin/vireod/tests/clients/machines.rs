@@ -112,7 +112,9 @@ fn a_domain_starts_and_its_guest_shuts_down() {
     assert!(list.lines().any(|line| line.split_whitespace().eq(["1", "one", "running"])), "{list}");
     place.fails(&["start", "one"], &["Domain is already active"]);
     let document = place.ok(&["dumpxml", "one"]);
-    for part in ["<domain type='kvm' id='1'>", "<alias name='serial0'/>", "<source path='/dev/pts/", "tty='/dev/pts/"] {
+    for part in
+        ["<domain type='kvm' id='1'>", "<alias name='serial0'/>", "<source path='/dev/pts/", "tty='/dev/pts/"]
+    {
         assert!(document.contains(part), "no {part} in {document}");
     }
     let inactive = place.ok(&["dumpxml", "one", "--inactive"]);
@@ -124,7 +126,9 @@ fn a_domain_starts_and_its_guest_shuts_down() {
         let said = place.virsh(&[command, "one"]);
         assert!(!said.status.success() && said.err.contains("domain is not running"), "{command}: {said:?}");
     }
-    assert!(std::fs::read_dir(place.path("run/machines")).unwrap().flatten().all(|entry| !entry.path().is_dir()));
+    assert!(
+        std::fs::read_dir(place.path("run/machines")).unwrap().flatten().all(|entry| !entry.path().is_dir())
+    );
     assert_eq!(vireod.log(), "", "nothing to complain about");
 }
 
@@ -210,7 +214,8 @@ fn what_ends_a_guest_decides_what_follows() {
     rustix::process::kill_process(place.machine("crashing"), rustix::process::Signal::KILL).unwrap();
     place.wait("crashing", "shut off");
     assert_eq!(place.state("crashing"), "shut off (crashed)");
-    let _again = place.define_with("again", "", "<on_poweroff>restart</on_poweroff><on_crash>restart</on_crash>");
+    let _again =
+        place.define_with("again", "", "<on_poweroff>restart</on_poweroff><on_crash>restart</on_crash>");
     place.ok(&["start", "again"]);
     for end in ["poweroff", "crash"] {
         let before = place.machine("again");
@@ -238,7 +243,9 @@ fn a_machine_that_does_not_come_up_leaves_nothing_and_says_why() {
         place.fails(&["start", name], &["Failed to start domain", message]);
         assert_eq!(place.state(name), "shut off (failed)");
     }
-    assert!(std::fs::read_dir(place.path("run/machines")).unwrap().flatten().all(|entry| !entry.path().is_dir()));
+    assert!(
+        std::fs::read_dir(place.path("run/machines")).unwrap().flatten().all(|entry| !entry.path().is_dir())
+    );
     let firmware = document("firmware", "", "").replace("<kernel>/boot/none</kernel>", "");
     let path = place.write("firmware.xml", firmware.replace("<cmdline></cmdline>", ""));
     place.ok(&["define", &path]);
@@ -285,7 +292,8 @@ fn machines_outlive_the_daemon_and_are_found_again() {
     let _transient = Guest { place: &place, name: "transient" };
     place.ok(&["create", &transient]);
     place.ok(&["suspend", "paused"]);
-    let (ids, machines) = (names.map(|name| place.ok(&["domid", name])), names.map(|name| place.machine(name)));
+    let (ids, machines) =
+        (names.map(|name| place.ok(&["domid", name])), names.map(|name| place.machine(name)));
     let mut terminal = place.terminal("ending");
     vireod.kill();
     writeln!(terminal, "poweroff").unwrap();
@@ -403,6 +411,44 @@ until((1, 0))
             "[(1, 0)]",
         ]
     );
+}
+
+#[test]
+fn jobs_and_disks_of_a_running_machine_are_asked_for() {
+    let place = Place::new();
+    let _vireod = place.start();
+    let disk = "<disk type='file'><driver name='qemu' type='raw'/><source file='/nowhere/disk'/><target dev='vda' bus='virtio'/></disk>";
+    let path =
+        place.write("one.xml", document("one", "", "").replace("<devices>", &format!("<devices>{disk}")));
+    let _guest = Guest { place: &place, name: "one" };
+    place.ok(&["define", &path]);
+    let questions: [(&[&str], &str); 4] = [
+        (&["domjobinfo", "one"], "Job type:         None"),
+        (&["domcontrol", "one"], "ok"),
+        (&["domblkerror", "one"], "No errors found"),
+        (&["blockjob", "one", "vda"], "No current block job for vda"),
+    ];
+    for (question, _) in &questions {
+        place.fails(question, &["domain is not running"]);
+    }
+    place.ok(&["start", "one"]);
+    for (question, answer) in questions {
+        assert_eq!(place.ok(question).trim(), answer);
+    }
+    place.fails(&["domjobabort", "one"], &["no job is active on the domain"]);
+    place.fails(&["blockjob", "one", "vda", "--abort"], &["disk vda does not have an active block job"]);
+    place.fails(&["blockjob", "one", "vdb"], &["invalid path: vdb"]);
+    let mut terminal = place.terminal("one");
+    place.ok(&["blockresize", "one", "/nowhere/disk", "2M"]);
+    place.ok(&["blockresize", "one", "vda", "3145728B"]);
+    let mut heard = String::new();
+    let mut buffer = [0; 256];
+    while !heard.contains("disk vda has 3145728 bytes") {
+        let count = terminal.read(&mut buffer).unwrap();
+        heard.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+    }
+    assert!(heard.contains("disk vda has 2097152 bytes"), "{heard}");
+    place.fails(&["blockresize", "one", "vdb", "1G"], &["invalid path: vdb"]);
 }
 
 #[test]

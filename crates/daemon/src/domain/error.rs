@@ -54,7 +54,9 @@ pub(crate) enum DomainError {
     #[error("{0}")]
     Host(String),
     /// Something else is being done with the domain, and takes long.
-    #[error("cannot acquire state change lock of domain '{0}': something else has been under way for too long")]
+    #[error(
+        "cannot acquire state change lock of domain '{0}': something else has been under way for too long"
+    )]
     Busy(String),
     /// The machine, or what it needs of the host, did not come up or did not do it.
     #[error("{0}")]

@@ -166,7 +166,13 @@ impl Domain {
     }
 
     /// The same domain with a running machine.
-    pub(crate) fn with_live(&self, id: i32, status: Status, document: Document, machine: &Arc<Machine>) -> Self {
+    pub(crate) fn with_live(
+        &self,
+        id: i32,
+        status: Status,
+        document: Document,
+        machine: &Arc<Machine>,
+    ) -> Self {
         let (document, machine) = (Arc::new(document), Arc::clone(machine));
         let live = Live { id, status, document, consoles: Arc::default(), machine };
         Self { live: Some(live), ..self.clone() }

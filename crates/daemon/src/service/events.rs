@@ -67,6 +67,10 @@ impl Subscriptions {
         subscriber.next =
             next.ok_or_else(|| RpcError::busy("too many event callbacks of this connection"))?;
         subscriber.subscriptions.push(Subscription { callback, subject, uuid });
+        if client.is_closed() {
+            // It has gone meanwhile, and nobody says so again.
+            all.remove(&client.id());
+        }
         Ok(callback)
     }
 

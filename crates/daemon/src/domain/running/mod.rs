@@ -170,11 +170,13 @@ impl Machine {
 
     /// Ends the process; `gently` leaves it the choice of when. Returns when it is over.
     async fn end(&self, gently: bool) -> Result<(), DomainError> {
-        let failed = |error: io::Error| DomainError::Machine(format!("cannot end the machine's process: {error}"));
+        let failed =
+            |error: io::Error| DomainError::Machine(format!("cannot end the machine's process: {error}"));
         self.process.terminate().map_err(failed)?;
         if tokio::time::timeout(FAREWELL, self.process.ended()).await.is_err() {
             if gently {
-                let message = "the machine's process does not end when it is asked to: destroy it without --graceful";
+                let message =
+                    "the machine's process does not end when it is asked to: destroy it without --graceful";
                 return Err(DomainError::Machine(message.to_owned()));
             }
             self.process.kill().map_err(failed)?;
@@ -258,7 +260,24 @@ impl Machines {
 
     /// Sends a non-maskable interrupt to every vCPU.
     pub(crate) async fn inject_nmi(&self, domain: &Domain) -> Result<(), DomainError> {
-        self.awake(domain, "be interrupted")?.machine.ask(domain.name(), "vm.nmi", watch::Outcome::Answered).await
+        self.awake(domain, "be interrupted")?
+            .machine
+            .ask(domain.name(), "vm.nmi", watch::Outcome::Answered)
+            .await
+    }
+
+    /// Makes a disk of a running machine larger.
+    pub(crate) async fn resize_disk(
+        &self,
+        domain: &Domain,
+        disk: &str,
+        bytes: u64,
+    ) -> Result<(), DomainError> {
+        let _job = self.jobs.begin(domain).await?;
+        let control = domain.running()?.machine.control();
+        let body = serde_json::json!({ "id": disk, "desired_size": bytes });
+        let resized = control.put("vm.resize-disk", Some(&body)).await;
+        resized.map(drop).map_err(|error| watch::control_error(&error))
     }
 
     /// Ends the machine at once: the guest is not asked. No request that is under way is waited for.

@@ -126,7 +126,8 @@ impl Machines {
     fn lost(self: &Arc<Self>, uuid: Uuid, left: Option<(&Definition, &Path)>) {
         let last = left.and_then(|(_, directory)| last_event(directory));
         let lifecycle = left.map_or(Lifecycle::default(), |(definition, _)| lifecycle(definition));
-        let again = last.is_some() && verdict(&lifecycle, None, last.as_ref(), Ending::Unknown) == Verdict::Again;
+        let again =
+            last.is_some() && verdict(&lifecycle, None, last.as_ref(), Ending::Unknown) == Verdict::Again;
         // Everything about it is gone with the host's last start.
         let unknown = Farewell { reason: 0, before: None, stopped: 0 };
         let gone = left.is_none_or(|(_, directory)| !directory.exists());

@@ -133,9 +133,11 @@ async fn prepare(
     // Volumes may lie on disks that are slow.
     let (uuid, looking) = (domain.uuid(), Arc::clone(machines));
     let looked = tokio::task::spawn_blocking(move || (looking.places(uuid, &document), document));
-    let looked = looked.await.map_err(|error| DomainError::Broken(format!("looking for volumes ended: {error}")));
+    let looked =
+        looked.await.map_err(|error| DomainError::Broken(format!("looking for volumes ended: {error}")));
     let (places, document) = looked?;
-    let plan = machine(&document, &places).map_err(|refusal| DomainError::Unsupported(refusal.to_string()))?;
+    let plan =
+        machine(&document, &places).map_err(|refusal| DomainError::Unsupported(refusal.to_string()))?;
     if let Some(tap) = plan.taps.first() {
         let message = format!("{}: interfaces are not connected by this daemon: remove it", tap.path);
         return Err(DomainError::Unsupported(message));
@@ -188,7 +190,10 @@ async fn give_up(machines: &Machines, domain: &Domain, machine: &Arc<Machine>) {
     match change {
         Ok(change) => {
             if let Err(error) = machines.domains.settle(change).await {
-                tracing::error!("domain '{}' did not start, and that can't be written down: {error}", domain.name());
+                tracing::error!(
+                    "domain '{}' did not start, and that can't be written down: {error}",
+                    domain.name()
+                );
             }
         }
         Err(error) => tracing::error!("domain '{}' did not start: {error}", domain.name()),

@@ -135,7 +135,8 @@ impl Watch {
         requests: mpsc::Receiver<Request>,
     ) -> Result<Self, DomainError> {
         let events = machine.process.events();
-        let events = events.map_err(|error| DomainError::Machine(format!("the machine's events: {error}")))?;
+        let events =
+            events.map_err(|error| DomainError::Machine(format!("the machine's events: {error}")))?;
         Ok(Self { machines: Arc::clone(machines), uuid, machine, events, requests, last: None })
     }
 
@@ -341,7 +342,7 @@ fn status_after(event: &MachineEvent) -> Option<(Status, Option<Notice>)> {
 }
 
 /// A request that the machine has not carried out.
-fn control_error(error: &ControlError) -> DomainError {
+pub(super) fn control_error(error: &ControlError) -> DomainError {
     match error {
         ControlError::Refused { status: 405, message, .. } => DomainError::Invalid(message.clone()),
         error => DomainError::Machine(error.to_string()),

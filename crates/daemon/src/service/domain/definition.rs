@@ -121,7 +121,8 @@ async fn document(
 ) -> Result<DomainGetXmlDescReply, RpcError> {
     only(call.flags, XML_FLAGS)?;
     let domain = daemon.domain(&call.dom)?;
-    let form = if call.flags & XML_INACTIVE != 0 && domain.is_persistent() { Form::Defined } else { Form::Present };
+    let form =
+        if call.flags & XML_INACTIVE != 0 && domain.is_persistent() { Form::Defined } else { Form::Present };
     let xml = domain.document(form, call.flags & XML_SECURE != 0).map_err(|error| domain_error(&error))?;
     Ok(DomainGetXmlDescReply { xml: xml.to_owned() })
 }

@@ -244,7 +244,10 @@ async fn scheduler(
     call: DomainGetSchedulerType,
 ) -> Result<DomainGetSchedulerTypeReply, RpcError> {
     let domain = daemon.domain(&call.dom)?;
-    Ok(DomainGetSchedulerTypeReply { kind: "posix".to_owned(), nparams: count(shares(&domain, Form::Present)?.len()) })
+    Ok(DomainGetSchedulerTypeReply {
+        kind: "posix".to_owned(),
+        nparams: count(shares(&domain, Form::Present)?.len()),
+    })
 }
 
 /// How CPU time is shared out: weight, and microseconds of each period.
@@ -288,7 +291,9 @@ async fn scheduler_parameters_of(
     let most = asked(call.nparams)?;
     let domain = daemon.domain(&call.dom)?;
     let form = form(&domain, call.flags)?;
-    Ok(DomainGetSchedulerParametersFlagsReply { params: shares(&domain, form)?.into_iter().take(most).collect() })
+    Ok(DomainGetSchedulerParametersFlagsReply {
+        params: shares(&domain, form)?.into_iter().take(most).collect(),
+    })
 }
 
 // States are not saved, snapshots and checkpoints not made: there are none.

@@ -52,7 +52,12 @@ fn done(result: Result<(), DomainError>) -> Result<(), RpcError> {
 }
 
 impl Daemon {
-    async fn start_domain(&self, start: Start, flags: u32, client: &ClientHandle) -> Result<RemoteDomain, RpcError> {
+    async fn start_domain(
+        &self,
+        start: Start,
+        flags: u32,
+        client: &ClientHandle,
+    ) -> Result<RemoteDomain, RpcError> {
         let started = self.machines.start(start).await.map_err(|error| domain_error(&error))?;
         if flags & START_AUTODESTROY != 0 {
             self.attend(client, &started);
@@ -94,7 +99,11 @@ impl Daemon {
             let message = "guests are asked by the ACPI power button (acpi) or by their agent (agent)";
             return Err(RpcError::unsupported_argument(message));
         }
-        if again { done(self.machines.reboot(&domain).await) } else { done(self.machines.press_power_button(&domain).await) }
+        if again {
+            done(self.machines.reboot(&domain).await)
+        } else {
+            done(self.machines.press_power_button(&domain).await)
+        }
     }
 }
 

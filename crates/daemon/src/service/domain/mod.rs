@@ -3,6 +3,7 @@
 mod definition;
 mod devices;
 mod information;
+mod jobs;
 mod lifecycle;
 mod list;
 mod metadata;
@@ -35,6 +36,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         list::register,
         definition::register,
         lifecycle::register,
+        jobs::register,
         information::register,
         metadata::register,
         tune::register,
@@ -149,12 +151,9 @@ pub(super) fn places(pools: &Pools, document: &Definition) -> Places {
         let source = disk.source.as_ref()?;
         Some((source.pool.clone()?, source.volume.clone()?))
     });
-    let volumes = named.filter_map(|(pool, name)| Some(((pool.clone(), name.clone()), pools.volume(&pool, &name)?)));
-    Places {
-        volumes: volumes.collect(),
-        backing_directories: pools.directories(),
-        ..Places::default()
-    }
+    let volumes =
+        named.filter_map(|(pool, name)| Some(((pool.clone(), name.clone()), pools.volume(&pool, &name)?)));
+    Places { volumes: volumes.collect(), backing_directories: pools.directories(), ..Places::default() }
 }
 
 /// How the protocol names a domain.

@@ -10,7 +10,7 @@ use libvirt_rpc::types::DomainIoThreadInfo;
 use libvirt_rpc::xdr::Opaque;
 use libvirt_xml::NumberSet;
 
-use super::{AFFECT_CONFIG, AFFECT_LIVE, form, domain_error, only};
+use super::{AFFECT_CONFIG, AFFECT_LIVE, domain_error, form, only};
 use crate::domain::tune;
 use crate::service::{Daemon, asked, count};
 

@@ -44,10 +44,9 @@ macro_rules! refused {
 
 refused! {
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
-    DomainGetVcpus DomainGetCpuStats DomainMemoryStats DomainSetMemoryStatsPeriod DomainGetControlInfo
-    DomainBlockStats DomainBlockStatsFlags DomainInterfaceStats DomainInterfaceAddresses DomainGetDiskErrors
-    DomainBlockPeek DomainMemoryPeek DomainBlockResize
-    DomainGetJobInfo DomainGetJobStats DomainAbortJob DomainGetBlockJobInfo DomainBlockJobAbort
+    DomainGetVcpus DomainGetCpuStats DomainMemoryStats DomainSetMemoryStatsPeriod
+    DomainBlockStats DomainBlockStatsFlags DomainInterfaceStats DomainInterfaceAddresses
+    DomainBlockPeek DomainMemoryPeek
     DomainOpenConsole DomainOpenChannel DomainScreenshot DomainSendKey
     DomainGetHostname DomainGetTime DomainSetTime DomainGetFsInfo DomainFsFreeze DomainFsThaw DomainFsTrim DomainGetGuestInfo
     DomainSetUserPassword DomainPmSuspendForDuration DomainPmWakeup

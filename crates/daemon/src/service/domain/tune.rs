@@ -30,7 +30,8 @@ impl Daemon {
         let domain = self.domain(domain)?;
         let affected = affected(&domain, flags)?;
         if affected.live {
-            let message = "a running machine can't be changed in this respect: use --config, and start it anew";
+            let message =
+                "a running machine can't be changed in this respect: use --config, and start it anew";
             return Err(RpcError::unsupported_operation(message));
         }
         let change = self.domains.edit(&self.store, domain.uuid(), affected, edit);
