@@ -241,14 +241,14 @@ impl Machines {
         let live = self.awake(domain, "be asked to shut down")?;
         // Whoever asked for a restart before has been overruled.
         *live.machine.intent.lock() = None;
-        live.machine.ask(domain.name(), "vm.power-button", watch::Outcome::Answered).await
+        live.machine.ask(domain.name(), "vm.power-button", watch::Outcome::AnsweredOrOff).await
     }
 
     /// Presses the power button, and starts the guest again when it has powered off.
     pub(crate) async fn reboot(&self, domain: &Domain) -> Result<(), DomainError> {
         let live = self.awake(domain, "be asked to reboot")?;
         let before = live.machine.intent.lock().replace(Intent::Restart);
-        let asked = live.machine.ask(domain.name(), "vm.power-button", watch::Outcome::Answered).await;
+        let asked = live.machine.ask(domain.name(), "vm.power-button", watch::Outcome::AnsweredOrOff).await;
         asked.inspect_err(|_| *live.machine.intent.lock() = before)
     }
 

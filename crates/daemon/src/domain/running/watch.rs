@@ -41,6 +41,8 @@ const MOST_SHORT_LIVES: u32 = 5;
 pub(super) enum Outcome {
     /// The answer.
     Answered,
+    /// The answer, or that the guest has powered off before it came.
+    AnsweredOrOff,
     /// The guest stands still.
     Paused,
     /// It runs.
@@ -50,9 +52,14 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// What is answered when the machine has ended meanwhile.
+    fn after_the_end(self) -> Result<(), DomainError> {
+        if self == Self::AnsweredOrOff { Ok(()) } else { Err(DomainError::not_running()) }
+    }
+
     fn shows(self, event: &MachineEvent) -> bool {
         match self {
-            Self::Answered => true,
+            Self::Answered | Self::AnsweredOrOff => true,
             Self::Paused => *event == MachineEvent::Paused,
             Self::Running => *event == MachineEvent::Resumed,
             Self::Rebooted => matches!(event, MachineEvent::Rebooted(_)),
@@ -192,7 +199,7 @@ impl Watch {
             biased;
             asked = control.put(path, None) => asked,
             ending = self.machine.process.ended() => {
-                let _ = answer.send(Err(DomainError::not_running()));
+                let _ = answer.send(outcome.after_the_end());
                 return Some(ending);
             }
         };
@@ -201,7 +208,7 @@ impl Watch {
             // The connection of a process that ends breaks a moment before its end is seen.
             Err(error @ ControlError::Gone { .. }) => {
                 match tokio::time::timeout(EVENT_PATIENCE, self.machine.process.ended()).await {
-                    Ok(ending) => (Err(DomainError::not_running()), Some(ending)),
+                    Ok(ending) => (outcome.after_the_end(), Some(ending)),
                     Err(_) => (Err(control_error(&error)), None),
                 }
             }
@@ -212,7 +219,7 @@ impl Watch {
     }
 
     async fn until(&mut self, outcome: Outcome) -> (Result<(), DomainError>, Option<Ending>) {
-        if outcome == Outcome::Answered {
+        if matches!(outcome, Outcome::Answered | Outcome::AnsweredOrOff) {
             return (Ok(()), None);
         }
         let deadline = tokio::time::Instant::now() + EVENT_PATIENCE;
