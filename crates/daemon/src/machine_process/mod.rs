@@ -16,6 +16,9 @@ mod control;
 mod events;
 mod identity;
 mod launch;
+#[cfg(test)]
+pub(crate) mod stand_in;
+pub mod threads;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +32,7 @@ pub use self::control::{ControlClient, ControlError};
 pub use self::events::{Cause, EventTail, MachineEvent};
 pub use self::identity::ProcessIdentity;
 pub use self::launch::{LaunchError, launch};
+pub use self::threads::ThreadError;
 
 /// A process that runs a machine. Dropping it leaves the process alone.
 #[derive(Debug)]
