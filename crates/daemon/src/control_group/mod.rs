@@ -51,6 +51,13 @@ use crate::machine_process::ThreadError;
 #[error("{0}")]
 pub struct Unavailable(String);
 
+impl Unavailable {
+    #[cfg(test)]
+    pub(crate) fn because(reason: &str) -> Self {
+        Self(reason.to_owned())
+    }
+}
+
 /// Why something about a group failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GroupError {

@@ -12,6 +12,7 @@
 //! The process may have been taken over by its guest: what it answers is bounded and checked, and nothing waits for it without
 //! an end. Its end is seen on a pidfd, by a new daemon as well as by the one that started it.
 
+pub mod confinement;
 mod control;
 mod events;
 mod identity;

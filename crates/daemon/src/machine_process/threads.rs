@@ -55,6 +55,20 @@ pub enum ThreadError {
     },
 }
 
+impl ThreadError {
+    /// It is not there any more.
+    pub fn is_end(&self) -> bool {
+        let source = match self {
+            Self::Unreadable { source, .. } | Self::Places { source, .. } => source,
+            Self::Senseless { .. } | Self::TooMany(_) => return false,
+        };
+        source.kind() == io::ErrorKind::NotFound || source.raw_os_error() == Some(ENDED)
+    }
+}
+
+/// ESRCH, which is also how the kernel answers for a thread that ends while it is looked at.
+const ENDED: i32 = rustix::io::Errno::SRCH.raw_os_error();
+
 /// What a thread does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ThreadKind {
@@ -200,7 +214,7 @@ impl ProcessThreads {
 
     /// The thread as the kernel's calls take it, if it is one of the process.
     fn number(self, thread: i32) -> io::Result<Pid> {
-        let ended = || io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error());
+        let ended = || io::Error::from_raw_os_error(ENDED);
         let there = std::path::Path::new(&format!("/proc/{}/task/{thread}", self.pid)).exists();
         let number = if there && thread > 0 { Pid::from_raw(thread) } else { None };
         number.ok_or_else(ended)
