@@ -86,12 +86,18 @@ pub struct BlockCounters {
     pub reads: Counter,
     /// Bytes that they transferred.
     pub read_bytes: Counter,
+    /// Time from taking each of them to its completion, summed up.
+    pub read_nanoseconds: Counter,
     /// Writes that succeeded.
     pub writes: Counter,
     /// Bytes that they transferred.
     pub write_bytes: Counter,
+    /// Time from taking each of them to its completion, summed up.
+    pub write_nanoseconds: Counter,
     /// Flushes that succeeded.
     pub flushes: Counter,
+    /// Time from taking each of them to its completion, summed up.
+    pub flush_nanoseconds: Counter,
     /// Discard requests that succeeded.
     pub discards: Counter,
     /// Write-zeroes requests that succeeded.

@@ -53,9 +53,12 @@ impl Counters {
                 vec![
                     ("read_bytes", counters.read_bytes.get()),
                     ("read_ops", counters.reads.get()),
+                    ("read_nanoseconds", counters.read_nanoseconds.get()),
                     ("write_bytes", counters.write_bytes.get()),
                     ("write_ops", counters.writes.get()),
+                    ("write_nanoseconds", counters.write_nanoseconds.get()),
                     ("flush_ops", counters.flushes.get()),
+                    ("flush_nanoseconds", counters.flush_nanoseconds.get()),
                     ("discard_ops", counters.discards.get()),
                     ("write_zeroes_ops", counters.write_zeroes.get()),
                     ("errors", counters.errors.get()),
@@ -67,9 +70,11 @@ impl Counters {
                     ("rx_bytes", counters.rx_bytes.get()),
                     ("rx_frames", counters.rx_frames.get()),
                     ("rx_dropped", counters.rx_dropped.get()),
+                    ("rx_errors", counters.rx_errors.get()),
                     ("tx_bytes", counters.tx_bytes.get()),
                     ("tx_frames", counters.tx_frames.get()),
                     ("tx_dropped", counters.tx_dropped.get()),
+                    ("tx_errors", counters.tx_errors.get()),
                 ]
             }
             Self::Rng(handle) => vec![("read_bytes", handle.counters().bytes.get())],
