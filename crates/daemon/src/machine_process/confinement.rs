@@ -80,7 +80,7 @@ impl Limits {
             Err(reason) if needs_group(demands) => return Err(reason.clone().into()),
             Err(_) => None,
         };
-        let confinement = Confinement { group, demands: demands.clone() };
+        let confinement = Confinement { group };
         let limited = confinement.group.as_ref().map_or(Ok(()), |group| limit(group, demands));
         if let Err(error) = limited {
             confinement.release();
@@ -91,7 +91,7 @@ impl Limits {
 
     /// The confinement of a process that an earlier daemon has started. It is as that daemon left it; without the group, there
     /// are only the places of its threads.
-    pub fn reopen(&self, name: &str, pid: i32, demands: &HostDemands) -> Confinement {
+    pub fn reopen(&self, name: &str, pid: i32) -> Confinement {
         let group = self.groups.as_ref().ok().and_then(|groups| {
             let group = groups.reopen(name).and_then(|group| Ok(group.has(pid)?.then_some(group)));
             group.unwrap_or_else(|error| {
@@ -99,7 +99,7 @@ impl Limits {
                 None
             })
         });
-        Confinement { group, demands: demands.clone() }
+        Confinement { group }
     }
 }
 
@@ -107,61 +107,56 @@ impl Limits {
 #[derive(Debug, Clone)]
 pub struct Confinement {
     group: Option<Group>,
-    demands: HostDemands,
 }
 
 impl Confinement {
-    /// What is demanded now.
-    pub fn demands(&self) -> &HostDemands {
-        &self.demands
-    }
-
     /// Takes a process that has just been started.
-    pub fn attach(&self, pid: i32) -> Result<(), ConfinementError> {
+    pub fn attach(&self, pid: i32, demands: &HostDemands) -> Result<(), ConfinementError> {
         if let Some(group) = &self.group {
             group.add(pid)?;
         }
         // What it starts later runs where it does.
-        if let Some(places) = emulator_places(&self.demands) {
+        if let Some(places) = emulator_places(demands) {
             ProcessThreads::of(pid).place(pid, places)?;
         }
         Ok(())
     }
 
     /// Places and limits the threads of a process that has `vcpus` vCPUs.
-    pub fn apply_threads(&self, pid: i32, vcpus: u32) -> Result<(), ConfinementError> {
+    pub fn apply_threads(&self, pid: i32, vcpus: u32, demands: &HostDemands) -> Result<(), ConfinementError> {
         let threads = ProcessThreads::of(pid);
-        let quota = self.demands.cpu.quota.is_some_and(|quota| quota > 0);
-        if quota || has_places(&self.demands) {
+        let quota = demands.cpu.quota.is_some_and(|quota| quota > 0);
+        if quota || has_places(demands) {
             let there: BTreeSet<u32> = threads.vcpus()?.into_iter().map(|(number, _)| number).collect();
             if let Some(missing) = (0..vcpus).find(|vcpu| !there.contains(vcpu)) {
                 return Err(ConfinementError::NoThread(missing));
             }
         }
         if let Some(group) = &self.group {
-            group.limit_threads(&self.demands.cpu, threads)?;
+            group.limit_threads(&demands.cpu, threads)?;
         }
-        if has_places(&self.demands) { place_all(threads, &self.demands) } else { Ok(()) }
+        if has_places(demands) { place_all(threads, demands) } else { Ok(()) }
     }
 
-    /// Confines a running process otherwise. What fails leaves the old demands noted, and the limits before it changed.
-    pub fn change(&mut self, pid: i32, demands: HostDemands) -> Result<(), ConfinementError> {
+    /// Confines a running process otherwise than `before`. When something fails, what comes before it has been changed.
+    pub fn change(
+        &self,
+        pid: i32,
+        before: &HostDemands,
+        demands: &HostDemands,
+    ) -> Result<(), ConfinementError> {
         let threads = ProcessThreads::of(pid);
         match &self.group {
             Some(group) => {
-                limit(group, &demands)?;
+                limit(group, demands)?;
                 group.limit_threads(&demands.cpu, threads)?;
             }
-            None if needs_group(&demands) => {
+            None if needs_group(demands) => {
                 return Err(GroupError::Limit("the machine has no control group".to_owned()).into());
             }
             None => {}
         }
-        if has_places(&demands) || has_places(&self.demands) {
-            place_all(threads, &demands)?;
-        }
-        self.demands = demands;
-        Ok(())
+        if has_places(demands) || has_places(before) { place_all(threads, demands) } else { Ok(()) }
     }
 
     /// Time on processors: as the group counts it, which is exact, or the process.
@@ -268,18 +263,18 @@ mod tests {
             ..HostDemands::default()
         };
         let limits = Limits::none("a test");
-        let mut confinement = limits.prepare("a", &demands).unwrap();
-        confinement.attach(machine.pid()).unwrap();
+        let confinement = limits.prepare("a", &demands).unwrap();
+        confinement.attach(machine.pid(), &demands).unwrap();
         assert_eq!(of(&machine), (before.clone(), first.clone()));
-        confinement.apply_threads(machine.pid(), 2).unwrap();
+        confinement.apply_threads(machine.pid(), 2, &demands).unwrap();
         let (vcpus, emulator) = of(&machine);
         assert_eq!((&vcpus[1], &emulator), (&last, &first));
         assert!(vcpus[0].len() >= all.len(), "{vcpus:?}");
         // A set of the whole domain counts where there is no other.
-        let demands = HostDemands { cpu_set: Some(last.clone()), emulator_pin: None, ..demands };
-        confinement.change(machine.pid(), demands).unwrap();
+        let all_on_last = HostDemands { cpu_set: Some(last.clone()), emulator_pin: None, ..demands.clone() };
+        confinement.change(machine.pid(), &demands, &all_on_last).unwrap();
         assert_eq!(of(&machine), (vec![last.clone(), last.clone()], last));
-        confinement.change(machine.pid(), HostDemands::default()).unwrap();
+        confinement.change(machine.pid(), &all_on_last, &HostDemands::default()).unwrap();
         let (vcpus, emulator) = of(&machine);
         assert!(vcpus.iter().chain([&emulator]).all(|places| places.len() >= all.len()));
         confinement.release();
@@ -289,13 +284,12 @@ mod tests {
     fn a_vcpu_without_thread_is_missed_when_something_is_wanted_of_it() {
         let machine = StandIn::start(Work::Idle);
         let limits = Limits::none("a test");
-        let nothing = limits.prepare("a", &HostDemands::default()).unwrap();
-        nothing.apply_threads(machine.pid(), 3).unwrap();
+        let confinement = limits.prepare("a", &HostDemands::default()).unwrap();
+        confinement.apply_threads(machine.pid(), 3, &HostDemands::default()).unwrap();
         let (_, all) = of(&machine);
         let demands = HostDemands { cpu_set: Some(all), ..HostDemands::default() };
-        let something = limits.prepare("a", &demands).unwrap();
-        something.apply_threads(machine.pid(), 2).unwrap();
-        let error = something.apply_threads(machine.pid(), 3).unwrap_err();
+        confinement.apply_threads(machine.pid(), 2, &demands).unwrap();
+        let error = confinement.apply_threads(machine.pid(), 3, &demands).unwrap_err();
         assert!(matches!(error, ConfinementError::NoThread(2)), "{error}");
     }
 
@@ -306,9 +300,8 @@ mod tests {
         let error = Limits::none("the reason").prepare("a", &demands).unwrap_err();
         assert!(error.to_string().ends_with("the reason"), "{error}");
         let machine = StandIn::start(Work::Busy);
-        let mut confinement = Limits::none("").reopen("a", machine.pid(), &HostDemands::default());
-        assert!(confinement.change(machine.pid(), demands).is_err());
-        assert_eq!(*confinement.demands(), HostDemands::default());
+        let confinement = Limits::none("").reopen("a", machine.pid());
+        assert!(confinement.change(machine.pid(), &HostDemands::default(), &demands).is_err());
         // The process counts by itself; it is busy, so this ends.
         while confinement.usage(machine.pid()).unwrap().time.is_zero() {
             std::thread::yield_now();

@@ -20,6 +20,7 @@ mod launch;
 #[cfg(test)]
 pub(crate) mod stand_in;
 pub mod threads;
+pub mod usage;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
