@@ -5,6 +5,7 @@ mod devices;
 mod information;
 mod jobs;
 mod lifecycle;
+mod limits;
 mod list;
 mod metadata;
 mod pins;
@@ -38,6 +39,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         lifecycle::register,
         jobs::register,
         information::register,
+        limits::register,
         metadata::register,
         tune::register,
         pins::register,
