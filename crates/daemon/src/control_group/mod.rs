@@ -44,6 +44,8 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 pub use self::group::{Group, GroupUsage};
+#[cfg(test)]
+pub(crate) use self::place::take_own_group;
 use crate::machine_process::ThreadError;
 
 /// Why there are no groups for machines.

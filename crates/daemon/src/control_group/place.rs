@@ -147,3 +147,20 @@ fn beside_the_daemon(group: &Path) -> Result<ControlGroups, String> {
     hand_down(group);
     ControlGroups::at(&group.join(MACHINES)).map_err(text)
 }
+
+/// Takes the group that this process is in, wherever that is.
+#[cfg(test)]
+pub(crate) fn take_own_group() -> Result<ControlGroups, String> {
+    let file = |path: &str| std::fs::read_to_string(path).unwrap();
+    let place = find(&Surroundings {
+        mounts: &file("/proc/self/mountinfo"),
+        membership: &file("/proc/self/cgroup"),
+        systemd: true,
+        delegated: &|group| !group.ends_with(OWN),
+        is_root: &|_| false,
+    });
+    match place? {
+        Place::Own(group) => beside_the_daemon(&group),
+        Place::Root(_) => Err("a root".to_owned()),
+    }
+}

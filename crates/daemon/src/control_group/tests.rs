@@ -141,6 +141,33 @@ fn a_process_is_counted_in_its_group_and_ends_with_it() {
 }
 
 #[test]
+fn a_daemon_moves_within_its_own_group_and_has_machines_beside_itself() {
+    let Some(scratch) = Scratch::new("own") else { return };
+    let group = scratch.0.make("unit").unwrap();
+    let file = |name: &str| read(&group.directory().join(name)).unwrap();
+    let [mut daemon, mut next] = [(); 2].map(|()| StandIn::start(Work::TakeGroup));
+    group.add(daemon.pid()).unwrap();
+    daemon.go();
+    let taken = daemon.said("taken: ");
+    assert!(taken.contains("machines") && taken.starts_with("Ok("), "{taken}");
+    assert_eq!(file("cgroup.procs"), "");
+    assert_eq!(file("daemon/cgroup.procs"), format!("{}\n", daemon.pid()));
+    assert_eq!(file("cgroup.controllers"), file("machines/cgroup.subtree_control"));
+    // Whoever starts in the leaf, as systemd can see to, finds the same place; not so a stranger in a group of others.
+    write(&group.directory().join("daemon/cgroup.procs"), &next.pid().to_string()).unwrap();
+    next.go();
+    assert_eq!(next.said("taken: "), taken);
+    drop((daemon, next));
+    let stranger = scratch.0.make("shared").unwrap();
+    let [mut one, other] = [(); 2].map(|()| StandIn::start(Work::TakeGroup));
+    stranger.add(one.pid()).unwrap();
+    stranger.add(other.pid()).unwrap();
+    one.go();
+    let refused = one.said("taken: ");
+    assert!(refused.contains("1 other processes are in the daemon's control group"), "{refused}");
+}
+
+#[test]
 fn names_that_are_no_groups_name_are_refused() {
     let groups = ControlGroups { directory: "/nowhere".into(), controllers: Controllers::default() };
     for name in ["", "a/b", "..", "cpu.max", "a b", &"x".repeat(129)] {

@@ -1,7 +1,7 @@
 //! A process with threads like a machine's: this very test program, started again and told by its environment what to do.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Barrier};
 
 /// Tells the program that it is a machine.
@@ -16,11 +16,13 @@ pub(crate) enum Work {
     Idle,
     /// Fills 64 MiB once it is told to.
     Memory,
+    /// Takes the group that it is in for machines of its own, as a daemon does, once it is told to.
+    TakeGroup,
 }
 
 /// A process that is ended when it is dropped.
 #[derive(Debug)]
-pub(crate) struct StandIn(Child);
+pub(crate) struct StandIn(Child, Lines<BufReader<ChildStdout>>);
 
 impl StandIn {
     /// Starts one, with its threads.
@@ -32,9 +34,16 @@ impl StandIn {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        assert!(output.lines().map_while(Result::ok).any(|line| line.ends_with("ready")));
-        Self(child)
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut stand_in = Self(child, output);
+        assert_eq!(stand_in.said("ready"), "");
+        stand_in
+    }
+
+    /// Waits for a line that begins so; its rest.
+    pub(crate) fn said(&mut self, start: &str) -> String {
+        let mut lines = self.1.by_ref().map_while(Result::ok);
+        lines.find_map(|line| line.strip_prefix(start).map(str::to_owned)).unwrap()
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -80,6 +89,10 @@ fn works_when_it_is_told_to() {
     if work == "Memory" {
         input.read_exact(&mut [0]).unwrap();
         std::hint::black_box(vec![1_u8; 64 << 20]);
+    }
+    if work == "TakeGroup" {
+        input.read_exact(&mut [0]).unwrap();
+        println!("taken: {:?}", crate::control_group::take_own_group());
     }
     let _ = input.read(&mut [0]);
     std::process::exit(0);
