@@ -6,7 +6,7 @@
 //! | the daemon runs | its place |
 //! |---|---|
 //! | as a unit of systemd, the system's or a user's, with `Delegate=yes` | `machines` beside itself in the unit's group |
-//! | as root without systemd | `vireo` in the root of the tree |
+//! | as root without systemd | `vireo-run-vireo` in the root of the tree, after its runtime directory |
 //! | otherwise | none: [`Unavailable`] says why, and documents that ask for limits are refused |
 //!
 //! A unit of the daemon says
@@ -101,12 +101,13 @@ pub struct ControlGroups {
 }
 
 impl ControlGroups {
-    /// Takes the daemon's place in this host's tree; moves the daemon within its own group when that must be empty.
+    /// Takes the daemon's place in this host's tree; moves the daemon within its own group when that must be empty. No other
+    /// daemon has the runtime directory.
     ///
     /// # Errors
     /// Why there is no place.
-    pub fn find() -> Result<Self, Unavailable> {
-        place::take().map_err(Unavailable)
+    pub fn find(runtime_directory: &Path) -> Result<Self, Unavailable> {
+        place::take(runtime_directory).map_err(Unavailable)
     }
 
     /// Groups in `directory`, which is made and whose controllers are handed to what is below.
@@ -142,6 +143,11 @@ impl ControlGroups {
         let path = group.directory();
         std::fs::metadata(path).map_err(host(path, "find the group"))?;
         Ok(group)
+    }
+
+    /// Ends what is still in a group, and removes it; nothing happens when there is none.
+    pub fn remove(&self, name: &str) -> Result<(), GroupError> {
+        self.group(name)?.remove()
     }
 
     fn group(&self, name: &str) -> Result<Group, GroupError> {

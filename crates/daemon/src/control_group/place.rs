@@ -8,8 +8,10 @@ use super::ControlGroups;
 const OWN: &str = "daemon";
 /// The group of the machines' groups, beside the daemon.
 const MACHINES: &str = "machines";
-/// The same in the root of a tree that nobody keeps.
+/// How the same is called in the root of a tree that nobody keeps, before what tells daemons apart.
 const IN_ROOT: &str = "vireo";
+/// Longest name that is made from a path, bytes; the file system takes 255.
+const LONGEST_NAME: usize = 200;
 
 /// systemd marks what it has handed over with one of these (CGROUP_DELEGATION).
 const DELEGATED: [&str; 2] = ["user.delegate", "trusted.delegate"];
@@ -84,8 +86,8 @@ pub(super) fn find(surroundings: &Surroundings<'_>) -> Result<Place, String> {
     Ok(Place::Own(parent.map_or_else(|| own.clone(), Path::to_owned)))
 }
 
-/// Finds the place and takes it.
-pub(super) fn take() -> Result<ControlGroups, String> {
+/// Finds the place and takes it; `runtime_directory` is what no two daemons share.
+pub(super) fn take(runtime_directory: &Path) -> Result<ControlGroups, String> {
     let file = |path: &str| std::fs::read_to_string(path).map_err(|error| format!("{path}: {error}"));
     let place = find(&Surroundings {
         mounts: &file("/proc/self/mountinfo")?,
@@ -97,7 +99,7 @@ pub(super) fn take() -> Result<ControlGroups, String> {
         is_root: &|group| !group.join("cgroup.type").exists(),
     })?;
     let groups = match &place {
-        Place::Root(root) => in_root(root),
+        Place::Root(root) => in_root(&root.join(name_in_root(runtime_directory))),
         Place::Own(group) => beside_the_daemon(group),
     }?;
     if groups.controllers == super::Controllers::default() {
@@ -116,9 +118,19 @@ fn has_attribute(group: &Path, name: &str) -> bool {
     rustix::fs::getxattr(group, name, &mut value[..]).is_ok_and(|length| value.get(..length) == Some(b"1"))
 }
 
-fn in_root(root: &Path) -> Result<ControlGroups, String> {
-    hand_down(root);
-    ControlGroups::at(&root.join(IN_ROOT)).map_err(|error| error.to_string())
+fn in_root(place: &Path) -> Result<ControlGroups, String> {
+    place.parent().map(hand_down);
+    ControlGroups::at(place).map_err(|error| error.to_string())
+}
+
+/// As in `vireo-run-vireo` for /run/vireo.
+pub(super) fn name_in_root(runtime_directory: &Path) -> String {
+    let harmless = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let path = runtime_directory.to_string_lossy();
+    let path: String = path.chars().map(|letter| if harmless(letter) { letter } else { '-' }).collect();
+    let path = path.trim_matches('-');
+    // The end of a path tells more.
+    format!("{IN_ROOT}-{}", &path[path.len().saturating_sub(LONGEST_NAME)..])
 }
 
 /// Hands a group's controllers to what is below. One that can't be is not there below, which is then seen there.

@@ -42,6 +42,14 @@ fn without_systemd_the_place_is_in_the_root() {
 }
 
 #[test]
+fn daemons_with_other_directories_have_other_places() {
+    assert_eq!(place::name_in_root(Path::new("/run/vireo")), "vireo-run-vireo");
+    assert_eq!(place::name_in_root(Path::new("/tmp/a b.c/run/")), "vireo-tmp-a-b-c-run");
+    let long = place::name_in_root(&Path::new("/").join("ä".repeat(300)).join("run"));
+    assert!(long.len() < 255 && long.ends_with("-run"), "{long}");
+}
+
+#[test]
 fn in_a_container_the_place_is_the_daemons_own_group() {
     let own = |membership| found(WHOLE, membership, &[], false);
     assert_eq!(own("0::/\n"), Ok(Place::Own(PathBuf::from("/sys/fs/cgroup/"))));

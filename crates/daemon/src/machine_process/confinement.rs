@@ -7,12 +7,13 @@
 //! | once vCPUs have threads, best before they run | [`Confinement::apply_threads`] |
 //! | a daemon finds the process of another | [`Limits::reopen`] |
 //! | a client changes limits | [`Confinement::change`] |
-//! | the process has ended | [`Confinement::release`] |
+//! | the process has ended | [`Limits::forget`] |
 //!
 //! On a host without control groups for machines, places of threads are honoured all the same, and what groups would do is
 //! refused when it is demanded. All calls block: a limit of memory may take as long as giving back what is above it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use host_tune::{Host, HostError};
 use libvirt_xml::NumberSet;
@@ -51,9 +52,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Of this host, for this daemon; takes its place among the control groups.
-    pub fn find() -> Self {
-        let groups = ControlGroups::find();
+    /// Of this host, for the daemon that has the runtime directory; takes its place among the control groups.
+    pub fn find(runtime_directory: &Path) -> Self {
+        let groups = ControlGroups::find(runtime_directory);
         match &groups {
             Ok(groups) => tracing::info!("machines have control groups: {:?}", groups.controllers()),
             Err(reason) => tracing::info!("machines have no limits of processors and memory: {reason}"),
@@ -80,13 +81,19 @@ impl Limits {
             Err(reason) if needs_group(demands) => return Err(reason.clone().into()),
             Err(_) => None,
         };
-        let confinement = Confinement { group };
-        let limited = confinement.group.as_ref().map_or(Ok(()), |group| limit(group, demands));
-        if let Err(error) = limited {
-            confinement.release();
+        if let Some(Err(error)) = group.as_ref().map(|group| limit(group, demands)) {
+            self.forget(name);
             return Err(error.into());
         }
-        Ok(confinement)
+        Ok(Confinement { group })
+    }
+
+    /// Removes the group of a machine that has ended, and ends what it has left there.
+    pub fn forget(&self, name: &str) {
+        let Ok(groups) = &self.groups else { return };
+        if let Err(error) = groups.remove(name) {
+            tracing::warn!("the control group of machine {name} stays: {error}");
+        }
     }
 
     /// The confinement of a process that an earlier daemon has started. It is as that daemon left it; without the group, there
@@ -167,15 +174,6 @@ impl Confinement {
             (usage.time, usage.user, usage.system) = (counted.time, counted.user, counted.system);
         }
         Ok(usage)
-    }
-
-    /// Gives everything back after the process has ended; ends what it has left behind.
-    pub fn release(&self) {
-        if let Some(group) = &self.group
-            && let Err(error) = group.remove()
-        {
-            tracing::warn!("a machine's control group stays: {error}");
-        }
     }
 }
 
@@ -277,7 +275,6 @@ mod tests {
         confinement.change(machine.pid(), &all_on_last, &HostDemands::default()).unwrap();
         let (vcpus, emulator) = of(&machine);
         assert!(vcpus.iter().chain([&emulator]).all(|places| places.len() >= all.len()));
-        confinement.release();
     }
 
     #[test]
