@@ -112,8 +112,9 @@ impl Group {
         if swap.is_some() || file.exists() { write(&file, &value(swap)) } else { Ok(()) }
     }
 
-    /// Sets the bandwidth of each vCPU and of all other threads of the process. Threads that are started later are where the
-    /// thread is that starts them, and only vCPUs do not start any.
+    /// Sets the bandwidth of each vCPU and of all other threads of the process: all have groups of their own, or none. Threads
+    /// that are started later are in the group of the thread that starts them, so vCPUs that are started again (a machine that
+    /// reboots has new threads) have to be moved again.
     pub fn limit_threads(&self, demands: &CpuDemands, process: ProcessThreads) -> Result<(), GroupError> {
         if !self.controllers.cpu {
             let CpuDemands { period, quota, emulator_period, emulator_quota, .. } = *demands;
@@ -123,23 +124,21 @@ impl Group {
         }
         let vcpu = bandwidth(demands.period, demands.quota);
         let emulator = bandwidth(demands.emulator_period, demands.emulator_quota);
-        let limited = |bandwidth: &String| !bandwidth.starts_with("max");
-        let (vcpus_limited, emulator_limited) = (limited(&vcpu), limited(&emulator));
+        let limited = [&vcpu, &emulator].into_iter().any(|bandwidth| !bandwidth.starts_with("max"));
         // Groups that a limit has made stay, with the limit that there is now.
-        let has_vcpus = vcpus_limited || self.directory.join("vcpu0").exists();
-        let has_emulator = emulator_limited || self.directory.join("emulator").exists();
-        if !has_vcpus && !has_emulator {
+        if !limited && !self.directory.join("emulator").exists() {
             return Ok(());
         }
+        // Before any thread: what they start is in their group.
+        self.threaded("emulator", &emulator)?;
         let mut moved = BTreeSet::new();
         for _ in 0..MOST_ROUNDS {
             let threads = process.list()?;
             let before = moved.len();
             for thread in threads {
                 let (name, value) = match thread.kind {
-                    ThreadKind::Vcpu(number) if has_vcpus => (format!("vcpu{number}"), &vcpu),
-                    ThreadKind::Other if has_emulator => ("emulator".to_owned(), &emulator),
-                    _ => continue,
+                    ThreadKind::Vcpu(number) => (format!("vcpu{number}"), &vcpu),
+                    ThreadKind::Other => ("emulator".to_owned(), &emulator),
                 };
                 if moved.insert(thread.id) {
                     self.threaded(&name, value)?.take(thread.id)?;

@@ -24,8 +24,8 @@
 //! ```text
 //! machines/                  cpu, memory
 //!   NAME/                    the process; cpu.weight, cpu.max, memory.*
-//!     vcpu0/ vcpu1/ …        the thread of a vCPU (threaded), when vCPUs have a bandwidth of their own
-//!     emulator/              all other threads (threaded), when they have one
+//!     vcpu0/ vcpu1/ …        the thread of a vCPU (threaded), when vCPUs or other threads have a bandwidth of their own
+//!     emulator/              all other threads (threaded), at the same time
 //! ```
 //!
 //! The files are the kernel's, which this module trusts; the processes in the groups may be taken over by guests. They can't
