@@ -40,9 +40,23 @@ pub enum ConfinementError {
     /// The host's processors are not known.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// There is no process any more.
+    #[error("the machine's process has ended")]
+    Ended,
     /// A vCPU has no thread.
     #[error("vCPU {0} of the machine has no thread")]
     NoThread(u32),
+}
+
+impl ConfinementError {
+    /// The process, or a thread, is not there any more.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Ended => true,
+            Self::Threads(error) | Self::Group(GroupError::Threads(error)) => error.is_end(),
+            _ => false,
+        }
+    }
 }
 
 /// What the host can limit.

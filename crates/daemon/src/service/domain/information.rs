@@ -7,6 +7,8 @@ use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::{DomainSecurityLabel, characters};
 
+use super::measured::counted;
+use super::usage::nanoseconds;
 use super::{AFFECT_CONFIG, AFFECT_LIVE, domain_error, form, not_running, only};
 use crate::domain::summary::DiskSummary;
 use crate::domain::{Domain, DomainError, Form, Summary};
@@ -58,13 +60,18 @@ async fn information(
     call: DomainGetInfo,
 ) -> Result<DomainGetInfoReply, RpcError> {
     let domain = daemon.domain(&call.dom)?;
+    // One that has just ended is shown as it was seen.
+    let cpu_time = match domain.is_active() {
+        true => counted(&domain).await.map_or(0, |usage| nanoseconds(usage.all.time)),
+        false => 0,
+    };
     let summary = summary(&domain)?;
     Ok(DomainGetInfoReply {
         state: domain.status().state,
         max_mem: summary.memory,
         memory: summary.current_memory,
         nr_virt_cpu: u16::try_from(summary.vcpus).unwrap_or(u16::MAX),
-        cpu_time: 0,
+        cpu_time,
     })
 }
 

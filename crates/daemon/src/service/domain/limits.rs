@@ -237,7 +237,7 @@ async fn set_scheduler_parameters(
         edit_cpu(definition, &edit);
         Ok(())
     };
-    daemon.edit_domain(&call.dom, 0, edit).await
+    daemon.tune_domain(&call.dom, 0, edit).await
 }
 
 async fn set_scheduler_parameters_of(
@@ -251,7 +251,7 @@ async fn set_scheduler_parameters_of(
         edit_cpu(definition, &edit);
         Ok(())
     };
-    daemon.edit_domain(&call.dom, call.flags, edit).await
+    daemon.tune_domain(&call.dom, call.flags, edit).await
 }
 
 async fn memory_parameters(
@@ -281,7 +281,7 @@ async fn set_memory_parameters(
         definition.memtune = definition.memtune.take().filter(|tune| *tune != MemTune::default());
         Ok(())
     };
-    daemon.edit_domain(&call.dom, call.flags, edit).await
+    daemon.tune_domain(&call.dom, call.flags, edit).await
 }
 
 #[cfg(test)]

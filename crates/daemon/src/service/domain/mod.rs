@@ -7,11 +7,13 @@ mod jobs;
 mod lifecycle;
 mod limits;
 mod list;
+mod measured;
 mod metadata;
 mod pins;
 mod running;
 mod statistics;
 mod tune;
+mod usage;
 
 use std::sync::Arc;
 
@@ -45,6 +47,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         pins::register,
         devices::register,
         statistics::register,
+        measured::register,
         running::register,
     ];
     families.into_iter().fold(table, |table, register| register(table))
