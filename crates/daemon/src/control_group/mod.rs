@@ -5,8 +5,9 @@
 //!
 //! | the daemon runs | its place |
 //! |---|---|
-//! | as a unit of systemd, the system's or a user's, with `Delegate=yes` | `machines` beside itself in the unit's group |
+//! | as a unit of systemd, the system's or a user's, with `Delegate=` and `DelegateSubgroup=` | `machines` beside itself in the unit's group |
 //! | as root without systemd | `vireo-run-vireo` in the root of the tree, after its runtime directory |
+//! | alone in a container's group without systemd | `machines` in that group; it moves itself beside it |
 //! | otherwise | none: [`Unavailable`] says why, and documents that ask for limits are refused |
 //!
 //! A unit of the daemon says
@@ -18,8 +19,8 @@
 //! KillMode=process
 //! ```
 //!
-//! : the second so that nothing but groups is in the unit's own group (before systemd 254 the daemon moves itself), the third so
-//! that machines outlive the daemon.
+//! : the second (systemd 254) so that nothing but groups is in the unit's own group, else the next daemon could not be started
+//! while machines run (no group with processes has controllers for those below); the third so that machines outlive the daemon.
 //!
 //! ```text
 //! machines/                  cpu, memory

@@ -67,13 +67,13 @@ pub(super) fn find(surroundings: &Surroundings<'_>) -> Result<Place, String> {
     let below = own.strip_prefix(if root == "/" { "" } else { root }).filter(|rest| !rest.starts_with("/.."));
     let below = below.ok_or_else(|| format!("the daemon's control group {own} can't be seen from here"))?;
     let own = mount.join(below.trim_start_matches('/'));
+    let unit = if own.file_name().is_some_and(|name| name == OWN) { own.parent() } else { None };
     if *systemd {
-        let unit = if own.file_name().is_some_and(|name| name == OWN) { own.parent() } else { None };
-        let handed_over = [Some(own.as_path()), unit].into_iter().flatten().find(|group| delegated(group));
-        return handed_over.map(|group| Place::Own(group.to_owned())).ok_or_else(|| {
+        // In the unit's group itself systemd could start no next daemon as long as machines are in groups below.
+        return unit.filter(|unit| delegated(unit)).map(|unit| Place::Own(unit.to_owned())).ok_or_else(|| {
             format!(
-                "systemd keeps the control groups, and has not handed {} over to the daemon: \
-                 its unit has to say Delegate=yes",
+                "systemd keeps the control groups, and the daemon is in {}, not in a group of its own below one that is \
+                 handed over to it: its unit has to say Delegate=yes and DelegateSubgroup={OWN} (systemd 254)",
                 own.display()
             )
         });
@@ -82,8 +82,7 @@ pub(super) fn find(surroundings: &Surroundings<'_>) -> Result<Place, String> {
         // From anywhere: without systemd, nobody keeps the root's other groups.
         return Ok(Place::Root(mount));
     }
-    let parent = if own.file_name().is_some_and(|name| name == OWN) { own.parent() } else { None };
-    Ok(Place::Own(parent.map_or_else(|| own.clone(), Path::to_owned)))
+    Ok(Place::Own(unit.map_or_else(|| own.clone(), Path::to_owned)))
 }
 
 /// Finds the place and takes it; `runtime_directory` is what no two daemons share.
@@ -167,8 +166,8 @@ pub(crate) fn take_own_group() -> Result<ControlGroups, String> {
     let place = find(&Surroundings {
         mounts: &file("/proc/self/mountinfo"),
         membership: &file("/proc/self/cgroup"),
-        systemd: true,
-        delegated: &|group| !group.ends_with(OWN),
+        systemd: false,
+        delegated: &|_| false,
         is_root: &|_| false,
     });
     match place? {

@@ -26,9 +26,14 @@ fn a_unit_that_has_got_its_group_has_it_and_no_other() {
     let unit = "/sys/fs/cgroup/system.slice/vireod.service";
     let own = |membership| found(WHOLE, membership, &[unit], false);
     let expected = Ok(Place::Own(PathBuf::from(unit)));
-    assert_eq!(own("1:name=x:/a\n0::/system.slice/vireod.service\n"), expected);
-    assert_eq!(own("0::/system.slice/vireod.service/daemon\n"), expected);
-    for other in ["0::/system.slice/other.service\n", "0::/system.slice/vireod.service/other\n", "0::/\n"] {
+    assert_eq!(own("1:name=x:/a\n0::/system.slice/vireod.service/daemon\n"), expected);
+    // Where it is itself, no other could be started after it.
+    for other in [
+        "0::/system.slice/vireod.service\n",
+        "0::/system.slice/other.service/daemon\n",
+        "0::/system.slice/vireod.service/other\n",
+        "0::/\n",
+    ] {
         let reason = own(other).unwrap_err();
         assert!(reason.contains("Delegate=yes"), "{reason}");
     }
