@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use platform::InterruptLine;
 use platform::pci::{BarAllocator, BarWidth, DeviceFunction, PciRoot};
 use platform::worker::WorkerHandle;
-use virtio::block::{Block, BlockConfig, BlockHandle};
+use virtio::block::{Block, BlockConfig, BlockCounters, BlockHandle};
 use virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortConfig};
 use virtio::device::{GuestMemory, VirtioDevice};
 use virtio::net::{Net, NetConfig, NetHandle};
@@ -96,8 +96,8 @@ pub(super) fn plug_all(
     bars: BarAllocator,
 ) -> Result<Vec<Function>, BuildError> {
     let mut plugger = Plugger { host, bars, slots: SLOTS, functions: Vec::new() };
-    for (disk, backend) in spec.disks.iter().zip(&resources.disks) {
-        plugger.disk(disk, backend)?;
+    for ((disk, backend), counters) in spec.disks.iter().zip(&resources.disks).zip(&resources.disk_counters) {
+        plugger.disk(disk, backend, counters)?;
     }
     for (index, net) in spec.nets.iter().enumerate() {
         plugger.net(net, resources.net_backends(index)?)?;
@@ -119,7 +119,12 @@ struct Plugger<'a> {
 }
 
 impl Plugger<'_> {
-    fn disk(&mut self, spec: &DiskSpec, backend: &Arc<dyn block_io::BlockBackend>) -> Result<(), BuildError> {
+    fn disk(
+        &mut self,
+        spec: &DiskSpec,
+        backend: &Arc<dyn block_io::BlockBackend>,
+        counters: &Arc<BlockCounters>,
+    ) -> Result<(), BuildError> {
         let config = BlockConfig {
             backend: Arc::clone(backend),
             queues: spec.queues,
@@ -127,6 +132,7 @@ impl Plugger<'_> {
             serial: spec.serial.clone().unwrap_or_default(),
             discard: spec.discard,
             workers: vec![self.host.worker.clone()],
+            counters: Arc::clone(counters),
         };
         let block = Block::build(config).map_err(device_error(&spec.id))?;
         let counters = Counters::Block(block.handle());

@@ -45,6 +45,7 @@ fn rig_with(disk: FakeDisk, features: u64, discard: bool) -> Rig {
         serial: "S3RIAL".to_owned(),
         discard,
         workers: vec![worker.handle()],
+        counters: Arc::default(),
     })
     .unwrap();
     let handle = block.handle();
