@@ -27,6 +27,7 @@ pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<
                 serial: "fuzz".to_owned(),
                 discard: true,
                 workers: vec![worker],
+                counters: Arc::default(),
             };
             (Box::new(Block::build(config).expect("a disk")), None)
         }

@@ -7,6 +7,7 @@
 //! Everything is a task of one tokio runtime. What blocks (disks, other programs) runs on its blocking threads, so that nobody
 //! waits for somebody else's work.
 
+pub mod control_group;
 pub mod domain;
 mod instance;
 pub mod machine_process;

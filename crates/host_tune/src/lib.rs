@@ -1,9 +1,11 @@
-//! What the host has and can do: processors and how they belong together, memory, NUMA cells, large pages, what its firmware is called.
+//! What the host has and can do: processors and how they belong together, memory, NUMA cells, large pages, what its firmware is
+//! called, what has gone through its network interfaces.
 //!
 //! Everything is read from /proc and /sys, changes nothing and needs no privilege. A [`Host`] reads below a directory, `/` for
 //! this host, so that tests can show it hosts that they do not run on. Files that a kernel does not have (no NUMA, a virtual
 //! machine without topology) are filled in as Linux itself would: one cell with everything, one socket.
 
+mod interfaces;
 mod memory;
 mod processors;
 mod smbios;
@@ -11,6 +13,7 @@ mod smbios;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub use self::interfaces::InterfaceStatistics;
 pub use self::memory::{Cell, MemoryStatistics, PagePool};
 pub use self::processors::{CpuTimes, Processor};
 pub use self::smbios::SmbiosTable;

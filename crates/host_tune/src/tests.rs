@@ -148,3 +148,29 @@ fn the_firmware_s_strings_are_told_by_table() {
     assert_eq!(told, [("bios", &bios[..]), ("system", &system[..])]);
     assert_eq!(Files::new(&[("proc/x", "")]).host().smbios().unwrap(), []);
 }
+
+#[test]
+fn what_went_through_an_interface_is_seen_from_both_ends() {
+    let path = "sys/class/net/vnet0/statistics";
+    let names = ["rx_bytes", "rx_packets", "rx_errors", "rx_dropped", "tx_bytes", "tx_packets", "tx_errors"];
+    let mut files: Vec<(String, String)> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, number)| (format!("{path}/{name}"), format!("{number}\n")))
+        .collect();
+    files.push((format!("{path}/tx_dropped"), format!("{}\n", u64::MAX)));
+    files.push(("sys/class/net/broken/statistics/rx_bytes".into(), "x\n".into()));
+    let files = Files::new(&files);
+    let host = files.host();
+    let seen = host.interface_statistics("vnet0").unwrap().unwrap();
+    assert_eq!((seen.rx_bytes, seen.rx_packets, seen.rx_errors, seen.rx_dropped), (1, 2, 3, 4));
+    assert_eq!((seen.tx_bytes, seen.tx_packets, seen.tx_errors, seen.tx_dropped), (5, 6, 7, u64::MAX));
+    let guest = seen.reversed();
+    assert_eq!((guest.rx_bytes, guest.rx_dropped, guest.tx_bytes, guest.tx_errors), (5, u64::MAX, 1, 3));
+    assert_eq!(guest.reversed(), seen);
+    for none in ["vnet1", "", ".", "..", "../net/vnet0", "a b", "a:b", "vnet0/../vnet0", "sixteen-letters-"] {
+        assert_eq!(host.interface_statistics(none).unwrap(), None, "{none}");
+    }
+    assert!(matches!(host.interface_statistics("broken"), Err(HostError::Senseless { .. })));
+    assert!(Host::this().interface_statistics("lo").unwrap().is_some());
+}

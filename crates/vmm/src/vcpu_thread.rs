@@ -71,7 +71,8 @@ struct VcpuThread {
 }
 
 impl VcpuThreads {
-    /// A thread for each of `vcpus`, in order, which runs the guest from the beginning, or waits to be told to.
+    /// A thread for each of `vcpus`, in order, which runs the guest from the beginning, or waits to be told to. All of them have
+    /// their names when this returns: whoever confines the machine from outside looks for those next.
     pub(crate) fn start(
         vcpus: Vec<Vcpu>,
         spaces: &AddressSpaces,
@@ -93,6 +94,11 @@ impl VcpuThreads {
             let thread =
                 std::thread::Builder::new().name(format!("vcpu{index}")).spawn(move || work.run(first))?;
             all.threads.push(VcpuThread { commands: Some(commands), kick, thread: Some(thread) });
+        }
+        drop(acknowledge);
+        for _ in &all.threads {
+            // Each thread tells it before anything else; an error would say that all of them have ended.
+            let _ = all.acknowledgements.recv();
         }
         Ok(all)
     }
@@ -171,6 +177,8 @@ enum Whereabouts {
 
 impl VcpuWork {
     fn run(mut self, first: First) {
+        // The thread is there, and has its name. `start` waits for this.
+        let _ = self.acknowledge.send(Ok(()));
         let mut at = match first {
             // A command to run would cost a start two more switches between threads.
             First::Run => Whereabouts::Guest,

@@ -28,7 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
 const KILLS: usize = 50;
 
 /// A definition of the default guest.
-fn document(name: &str) -> Result<String> {
+pub(crate) fn document(name: &str) -> Result<String> {
     let files = lab::guest::Guest::prepare(lab::Kind::C612).context("preparing the guest")?;
     Ok(format!(
         "<domain type='kvm'><name>{name}</name><memory unit='MiB'>192</memory><vcpu>1</vcpu>
@@ -125,7 +125,7 @@ fn wait_for_reboot(daemon: &Daemon, shell: Guest) -> Result<()> {
 }
 
 /// Numbers of the processes of a guest's machine.
-fn processes(daemon: &Daemon, directory: &Path, names: &[&str]) -> Result<Vec<i32>> {
+pub(crate) fn processes(daemon: &Daemon, directory: &Path, names: &[&str]) -> Result<Vec<i32>> {
     names
         .iter()
         .map(|name| {

@@ -13,6 +13,7 @@ mod domains;
 mod faults;
 mod guest;
 mod lifecycle;
+mod limits;
 mod network;
 mod storage;
 
@@ -30,7 +31,7 @@ fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let devices = [devices::tests(), disks::tests(), storage::tests(), domains::tests()];
+    let devices = [devices::tests(), disks::tests(), storage::tests(), domains::tests(), limits::tests()];
     let tests = [boot::tests(), lifecycle::tests(), control::tests(), faults::tests()]
         .into_iter()
         .chain(devices)

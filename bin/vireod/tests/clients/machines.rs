@@ -1,5 +1,7 @@
 //! Running machines, as clients see them. The machine's process is `mock_machine`: everything but the guest is real.
 
+mod usage;
+
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,7 @@
 
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::disk::{Disk, DiskType, ImageFormat};
+use libvirt_xml::domain::interface::Interface;
 
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +13,15 @@ pub(crate) struct DiskSummary {
     pub(crate) path: Option<String>,
     /// Format of the image.
     pub(crate) format: ImageFormat,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct InterfaceSummary {
+    /// Name of the host's end, when it has one.
+    pub(crate) target: Option<String>,
+    /// The guest's address.
+    pub(crate) mac: Option<String>,
 }
 
 /// Numbers and names of a definition.
@@ -29,6 +39,8 @@ pub(crate) struct Summary {
     pub(crate) os_type: String,
     /// Disks in order.
     pub(crate) disks: Box<[DiskSummary]>,
+    /// Network interfaces in order.
+    pub(crate) interfaces: Box<[InterfaceSummary]>,
     /// The file with variables of firmware.
     pub(crate) nvram: Option<String>,
     /// The document without passwords, where it has any.
@@ -48,6 +60,7 @@ impl Summary {
             max_vcpus: definition.max_vcpus(),
             os_type: definition.os.kind.name.to_string(),
             disks: definition.devices.disks.iter().map(disk).collect(),
+            interfaces: definition.devices.interfaces.iter().map(interface).collect(),
             nvram: nvram.and_then(|nvram| {
                 let source = nvram.source.as_ref().and_then(|source| source.file.clone());
                 nvram.path.clone().or(source)
@@ -59,6 +72,20 @@ impl Summary {
     /// The disk that a client names by its target or its path.
     pub(crate) fn disk(&self, name: &str) -> Option<&DiskSummary> {
         self.disks.iter().find(|disk| disk.target == name || disk.path.as_deref() == Some(name))
+    }
+
+    /// The interface that a client names by the host's end or the guest's address.
+    pub(crate) fn interface(&self, name: &str) -> Option<&InterfaceSummary> {
+        self.interfaces.iter().find(|interface| {
+            [&interface.target, &interface.mac].into_iter().any(|known| known.as_deref() == Some(name))
+        })
+    }
+}
+
+fn interface(interface: &Interface) -> InterfaceSummary {
+    InterfaceSummary {
+        target: interface.target.as_ref().and_then(|target| target.dev.clone()),
+        mac: interface.mac.as_ref().map(|mac| mac.address.to_string()),
     }
 }
 

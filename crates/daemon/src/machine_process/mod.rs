@@ -12,10 +12,15 @@
 //! The process may have been taken over by its guest: what it answers is bounded and checked, and nothing waits for it without
 //! an end. Its end is seen on a pidfd, by a new daemon as well as by the one that started it.
 
+pub mod confinement;
 mod control;
 mod events;
 mod identity;
 mod launch;
+#[cfg(test)]
+pub(crate) mod stand_in;
+pub mod threads;
+pub mod usage;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +34,7 @@ pub use self::control::{ControlClient, ControlError};
 pub use self::events::{Cause, EventTail, MachineEvent};
 pub use self::identity::ProcessIdentity;
 pub use self::launch::{LaunchError, launch};
+pub use self::threads::ThreadError;
 
 /// A process that runs a machine. Dropping it leaves the process alone.
 #[derive(Debug)]

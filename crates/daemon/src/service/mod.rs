@@ -25,6 +25,7 @@ use self::storage::Pools;
 use crate::domain::running::{Layout, Notice};
 use crate::domain::{Domain, Domains, Machines};
 use crate::instance::Settings;
+use crate::machine_process::confinement::Limits;
 use crate::store::{Kind, Record, Store};
 
 /// Everything that the daemon knows and does, behind its procedures.
@@ -55,6 +56,7 @@ impl Daemon {
             machines: settings.runtime_directory.join("machines"),
             consoles: settings.state_directory.join("consoles"),
         };
+        let limits = Limits::find(&settings.runtime_directory);
         let places = {
             let pools = Arc::clone(&pools);
             Box::new(move |document: &Definition| domain::places(&pools, document))
@@ -63,7 +65,8 @@ impl Daemon {
             let subscriptions = Arc::clone(&subscriptions);
             Box::new(move |domain: &Domain, notice: Notice| domain::tell(&subscriptions, domain, notice))
         };
-        let machines = Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, places, listener);
+        let machines =
+            Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, limits, places, listener);
         let machines = Arc::new(machines);
         machines.find(lives);
         let attended = Mutex::default();

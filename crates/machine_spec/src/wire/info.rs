@@ -47,5 +47,6 @@ pub struct VmInfo {
     pub memory_actual_size: u64,
 }
 
-/// Answer to `vm.counters`: device identifier, counter, value since the machine was built.
+/// Answer to `vm.counters`: device identifier, counter, value since the device was built; of
+/// disks, since the machine was first booted.
 pub type VmCounters = BTreeMap<String, BTreeMap<String, u64>>;

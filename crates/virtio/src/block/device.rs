@@ -71,6 +71,8 @@ pub struct BlockConfig {
     pub discard: bool,
     /// Who works on the queues: queue i on worker i modulo their number. At least one.
     pub workers: Vec<WorkerHandle>,
+    /// Where it counts: on, when another disk has counted there before (a machine that reboots has new devices).
+    pub counters: Arc<BlockCounters>,
 }
 
 impl std::fmt::Debug for BlockConfig {
@@ -79,19 +81,25 @@ impl std::fmt::Debug for BlockConfig {
     }
 }
 
-/// What a disk has done since it was built.
+/// What a disk has done, and the ones before it that counted in the same place.
 #[derive(Debug, Default)]
 pub struct BlockCounters {
     /// Reads that succeeded.
     pub reads: Counter,
     /// Bytes that they transferred.
     pub read_bytes: Counter,
+    /// Time from taking each of them to its completion, summed up.
+    pub read_nanoseconds: Counter,
     /// Writes that succeeded.
     pub writes: Counter,
     /// Bytes that they transferred.
     pub write_bytes: Counter,
+    /// Time from taking each of them to its completion, summed up.
+    pub write_nanoseconds: Counter,
     /// Flushes that succeeded.
     pub flushes: Counter,
+    /// Time from taking each of them to its completion, summed up.
+    pub flush_nanoseconds: Counter,
     /// Discard requests that succeeded.
     pub discards: Counter,
     /// Write-zeroes requests that succeeded.
@@ -103,7 +111,7 @@ pub struct BlockCounters {
 /// What the device, its tasks and its handles share.
 pub(super) struct Shared {
     pub(super) backend: Arc<dyn BlockBackend>,
-    pub(super) counters: BlockCounters,
+    pub(super) counters: Arc<BlockCounters>,
     pub(super) serial: [u8; SERIAL_BYTES],
     /// Storage may be given back.
     pub(super) discard: bool,
@@ -180,7 +188,7 @@ impl Block {
     /// # Errors
     /// What is wrong with `config`.
     pub fn build(config: BlockConfig) -> Result<Self, BuildError> {
-        let BlockConfig { backend, queues, queue_size, serial: text, discard, workers } = config;
+        let BlockConfig { backend, queues, queue_size, serial: text, discard, workers, counters } = config;
         check_queue_size(queue_size)?;
         check_count("disk queues", usize::from(queues), 1, usize::from(MAX_QUEUES))?;
         check_count("workers of a disk", workers.len(), 1, usize::MAX)?;
@@ -198,7 +206,7 @@ impl Block {
         let shared = Shared {
             capacity: AtomicU64::new(backend.capacity()),
             backend,
-            counters: BlockCounters::default(),
+            counters,
             serial,
             discard,
             durable_writes: AtomicBool::new(false),

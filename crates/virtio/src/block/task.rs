@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use block_io::{BlockOperation, BlockQueue, BlockRequest, Completion};
 use platform::guest_warn;
@@ -32,6 +33,8 @@ const BATCH: usize = 64;
 struct InFlight {
     chain: Chain,
     work: Work,
+    /// When it was taken from the queue.
+    since: Instant,
 }
 
 enum Work {
@@ -118,9 +121,11 @@ impl BlockTask {
 
     fn take_requests(&mut self) -> Result<(), QueueFault> {
         self.active.queue.disable_notifications(&self.memory)?;
+        // One look at the clock for all of them: they are taken at once.
+        let now = Instant::now();
         for _ in 0..BATCH {
             match self.active.queue.pop(&self.memory)? {
-                Some(chain) => self.begin(chain)?,
+                Some(chain) => self.begin(chain, now)?,
                 None if self.active.queue.enable_notifications(&self.memory)? => {}
                 None => return Ok(()),
             }
@@ -130,9 +135,9 @@ impl BlockTask {
     }
 
     /// Understands a request and hands it to the disk, or answers it at once.
-    fn begin(&mut self, chain: Chain) -> Result<(), QueueFault> {
+    fn begin(&mut self, chain: Chain, since: Instant) -> Result<(), QueueFault> {
         match self.understand(&chain)? {
-            Ok(Next::Submit(work, operation)) => self.submit(chain, work, operation),
+            Ok(Next::Submit(work, operation)) => self.submit(InFlight { chain, work, since }, operation),
             Ok(Next::Done { written }) => self.answer(chain, Status::Ok, written),
             Err(status) => self.refuse(chain, status),
         }
@@ -223,15 +228,14 @@ impl BlockTask {
         Ok(ranges)
     }
 
-    fn submit(&mut self, chain: Chain, work: Work, operation: BlockOperation) -> Result<(), QueueFault> {
+    fn submit(&mut self, request: InFlight, operation: BlockOperation) -> Result<(), QueueFault> {
         let tag = self.free_tags.pop().unwrap_or(self.in_flight.len());
         match self.io.submit(BlockRequest { tag: tag as u64, operation }) {
             Ok(()) => {
                 self.submitted = true;
-                let request = Some(InFlight { chain, work });
                 match self.in_flight.get_mut(tag) {
-                    Some(slot) => *slot = request,
-                    None => self.in_flight.push(request),
+                    Some(slot) => *slot = Some(request),
+                    None => self.in_flight.push(Some(request)),
                 }
                 Ok(())
             }
@@ -239,7 +243,7 @@ impl BlockTask {
             Err(_) => {
                 self.free_tags.extend((tag < self.in_flight.len()).then_some(tag));
                 tracing::error!(queue = self.active.index, "the disk takes fewer requests than promised");
-                self.refuse(chain, Status::IoError)
+                self.refuse(request.chain, Status::IoError)
             }
         }
     }
@@ -248,6 +252,7 @@ impl BlockTask {
     fn reap(&mut self) -> Result<(), QueueFault> {
         let mut completions = std::mem::take(&mut self.completions);
         self.io.reap(&mut completions);
+        let now = Instant::now();
         let mut outcome = Ok(());
         for Completion { tag, result } in completions.drain(..) {
             let tag = usize::try_from(tag).unwrap_or(usize::MAX);
@@ -255,33 +260,44 @@ impl BlockTask {
             self.free_tags.push(tag);
             // Once the queue is broken, the other requests are forgotten: their tags must be free all the same.
             if outcome.is_ok() && self.state != State::Broken {
-                outcome = self.finish(request, result);
+                outcome = self.finish(request, result, now);
             }
         }
         self.completions = completions;
         outcome
     }
 
-    fn finish(&mut self, request: InFlight, result: Result<(), rustix::io::Errno>) -> Result<(), QueueFault> {
-        let InFlight { chain, mut work } = request;
+    fn finish(
+        &mut self,
+        mut request: InFlight,
+        result: Result<(), rustix::io::Errno>,
+        now: Instant,
+    ) -> Result<(), QueueFault> {
         if let Err(error) = result {
             guest_warn!(queue = self.active.index, %error, "disk request failed");
-            return self.refuse(chain, Status::IoError);
+            return self.refuse(request.chain, Status::IoError);
         }
-        if let Some(operation) = work.next_operation() {
-            return self.submit(chain, work, operation);
+        if let Some(operation) = request.work.next_operation() {
+            return self.submit(request, operation);
         }
+        let InFlight { chain, work, since } = request;
+        let took = u64::try_from(now.saturating_duration_since(since).as_nanos()).unwrap_or(u64::MAX);
         let counters = &self.shared.counters;
         match work {
             Work::Read { bytes } => {
                 counters.reads.increment();
                 counters.read_bytes.add(u64::from(bytes));
+                counters.read_nanoseconds.add(took);
             }
             Work::Write { bytes } => {
                 counters.writes.increment();
                 counters.write_bytes.add(u64::from(bytes));
+                counters.write_nanoseconds.add(took);
             }
-            Work::Flush => counters.flushes.increment(),
+            Work::Flush => {
+                counters.flushes.increment();
+                counters.flush_nanoseconds.add(took);
+            }
             Work::Discard { .. } => counters.discards.increment(),
             Work::WriteZeroes { .. } => counters.write_zeroes.increment(),
         }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use platform::InterruptLine;
 use platform::pci::{BarAllocator, BarWidth, DeviceFunction, PciRoot};
 use platform::worker::WorkerHandle;
-use virtio::block::{Block, BlockConfig, BlockHandle};
+use virtio::block::{Block, BlockConfig, BlockCounters, BlockHandle};
 use virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortConfig};
 use virtio::device::{GuestMemory, VirtioDevice};
 use virtio::net::{Net, NetConfig, NetHandle};
@@ -53,9 +53,12 @@ impl Counters {
                 vec![
                     ("read_bytes", counters.read_bytes.get()),
                     ("read_ops", counters.reads.get()),
+                    ("read_nanoseconds", counters.read_nanoseconds.get()),
                     ("write_bytes", counters.write_bytes.get()),
                     ("write_ops", counters.writes.get()),
+                    ("write_nanoseconds", counters.write_nanoseconds.get()),
                     ("flush_ops", counters.flushes.get()),
+                    ("flush_nanoseconds", counters.flush_nanoseconds.get()),
                     ("discard_ops", counters.discards.get()),
                     ("write_zeroes_ops", counters.write_zeroes.get()),
                     ("errors", counters.errors.get()),
@@ -67,9 +70,11 @@ impl Counters {
                     ("rx_bytes", counters.rx_bytes.get()),
                     ("rx_frames", counters.rx_frames.get()),
                     ("rx_dropped", counters.rx_dropped.get()),
+                    ("rx_errors", counters.rx_errors.get()),
                     ("tx_bytes", counters.tx_bytes.get()),
                     ("tx_frames", counters.tx_frames.get()),
                     ("tx_dropped", counters.tx_dropped.get()),
+                    ("tx_errors", counters.tx_errors.get()),
                 ]
             }
             Self::Rng(handle) => vec![("read_bytes", handle.counters().bytes.get())],
@@ -91,8 +96,8 @@ pub(super) fn plug_all(
     bars: BarAllocator,
 ) -> Result<Vec<Function>, BuildError> {
     let mut plugger = Plugger { host, bars, slots: SLOTS, functions: Vec::new() };
-    for (disk, backend) in spec.disks.iter().zip(&resources.disks) {
-        plugger.disk(disk, backend)?;
+    for ((disk, backend), counters) in spec.disks.iter().zip(&resources.disks).zip(&resources.disk_counters) {
+        plugger.disk(disk, backend, counters)?;
     }
     for (index, net) in spec.nets.iter().enumerate() {
         plugger.net(net, resources.net_backends(index)?)?;
@@ -114,7 +119,12 @@ struct Plugger<'a> {
 }
 
 impl Plugger<'_> {
-    fn disk(&mut self, spec: &DiskSpec, backend: &Arc<dyn block_io::BlockBackend>) -> Result<(), BuildError> {
+    fn disk(
+        &mut self,
+        spec: &DiskSpec,
+        backend: &Arc<dyn block_io::BlockBackend>,
+        counters: &Arc<BlockCounters>,
+    ) -> Result<(), BuildError> {
         let config = BlockConfig {
             backend: Arc::clone(backend),
             queues: spec.queues,
@@ -122,6 +132,7 @@ impl Plugger<'_> {
             serial: spec.serial.clone().unwrap_or_default(),
             discard: spec.discard,
             workers: vec![self.host.worker.clone()],
+            counters: Arc::clone(counters),
         };
         let block = Block::build(config).map_err(device_error(&spec.id))?;
         let counters = Counters::Block(block.handle());

@@ -12,6 +12,7 @@ use machine_spec::spec::{CharacterSpec, NetBackendSpec, NetSpec};
 use net_io::{NetBackend, Tap, TapOptions};
 use platform::character::{CharacterBackend, Endpoint, Existing};
 use platform::worker::WorkerHandle;
+use virtio::block::BlockCounters;
 
 use super::disks;
 use super::error::BuildError;
@@ -23,6 +24,8 @@ const ANY_TAP_NAME: &str = "vireo%d";
 /// The opened host side of every device, in the order of the specification.
 pub(crate) struct HostResources {
     pub(super) disks: Vec<Arc<dyn BlockBackend>>,
+    /// What each of them has done, in the same order: for the machine's clients, also across its reboots.
+    pub(super) disk_counters: Vec<Arc<BlockCounters>>,
     pub(super) nets: Vec<Vec<Tap>>,
     pub(super) serial: Option<Arc<CharacterBackend>>,
     pub(super) console_ports: Vec<Arc<CharacterBackend>>,
@@ -39,6 +42,7 @@ impl HostResources {
     /// Opens everything that `spec` names; on an error nothing stays open. Character devices are pumped on `worker`.
     pub(crate) fn open(spec: &MachineSpec, worker: &WorkerHandle) -> Result<Self, BuildError> {
         let disks = spec.disks.iter().map(disks::open).collect::<Result<_, _>>()?;
+        let disk_counters = spec.disks.iter().map(|_| Arc::default()).collect();
         let nets = spec.nets.iter().map(open_net).collect::<Result<_, _>>()?;
         let serial = match &spec.serial {
             CharacterSpec::Off => None,
@@ -49,7 +53,7 @@ impl HostResources {
             .iter()
             .map(|port| open_character("--console", &port.backend, worker))
             .collect::<Result<_, _>>()?;
-        Ok(Self { disks, nets, serial, console_ports, worker: worker.clone() })
+        Ok(Self { disks, disk_counters, nets, serial, console_ports, worker: worker.clone() })
     }
 
     /// The pseudo-terminals of the devices that have one, for vm.info.

@@ -60,39 +60,42 @@ pub struct RequiredFeature {
     pub present: bool,
 }
 
-pub(super) fn demands(domain: &Domain) -> HostDemands {
-    let mut demands = HostDemands {
-        cpu_set: domain.vcpu.as_ref().and_then(|vcpu| vcpu.cpuset.clone()),
-        ..HostDemands::default()
-    };
-    if let Some(tune) = &domain.cputune {
-        demands.vcpu_pins = tune.vcpu_pins.iter().map(|pin| (pin.vcpu, pin.cpuset.clone())).collect();
-        demands.emulator_pin = tune.emulator_pin.as_ref().map(|pin| pin.cpuset.clone());
-        demands.cpu = CpuDemands {
-            shares: tune.shares,
-            period: tune.period,
-            quota: tune.quota,
-            global_period: tune.global_period,
-            global_quota: tune.global_quota,
-            emulator_period: tune.emulator_period,
-            emulator_quota: tune.emulator_quota,
+impl HostDemands {
+    /// What a document demands.
+    pub fn of(domain: &Domain) -> Self {
+        let mut demands = HostDemands {
+            cpu_set: domain.vcpu.as_ref().and_then(|vcpu| vcpu.cpuset.clone()),
+            ..HostDemands::default()
         };
+        if let Some(tune) = &domain.cputune {
+            demands.vcpu_pins = tune.vcpu_pins.iter().map(|pin| (pin.vcpu, pin.cpuset.clone())).collect();
+            demands.emulator_pin = tune.emulator_pin.as_ref().map(|pin| pin.cpuset.clone());
+            demands.cpu = CpuDemands {
+                shares: tune.shares,
+                period: tune.period,
+                quota: tune.quota,
+                global_period: tune.global_period,
+                global_quota: tune.global_quota,
+                emulator_period: tune.emulator_period,
+                emulator_quota: tune.emulator_quota,
+            };
+        }
+        if let Some(tune) = &domain.memtune {
+            let bytes = |limit: Option<libvirt_xml::size::Kib>| limit.map(|kib| kib.0.saturating_mul(1024));
+            demands.memory = MemoryDemands {
+                hard_limit: bytes(tune.hard_limit),
+                soft_limit: bytes(tune.soft_limit),
+                swap_hard_limit: bytes(tune.swap_hard_limit),
+            };
+        }
+        for feature in domain.cpu.iter().flat_map(|cpu| &cpu.features) {
+            let present = match feature.policy {
+                Some(FeaturePolicy::Require) => true,
+                Some(FeaturePolicy::Forbid) => false,
+                _ => continue,
+            };
+            demands.cpu_features.push(RequiredFeature { name: feature.name.clone(), present });
+        }
+        demands
     }
-    if let Some(tune) = &domain.memtune {
-        let bytes = |limit: Option<libvirt_xml::size::Kib>| limit.map(|kib| kib.0.saturating_mul(1024));
-        demands.memory = MemoryDemands {
-            hard_limit: bytes(tune.hard_limit),
-            soft_limit: bytes(tune.soft_limit),
-            swap_hard_limit: bytes(tune.swap_hard_limit),
-        };
-    }
-    for feature in domain.cpu.iter().flat_map(|cpu| &cpu.features) {
-        let present = match feature.policy {
-            Some(FeaturePolicy::Require) => true,
-            Some(FeaturePolicy::Forbid) => false,
-            _ => continue,
-        };
-        demands.cpu_features.push(RequiredFeature { name: feature.name.clone(), present });
-    }
-    demands
 }

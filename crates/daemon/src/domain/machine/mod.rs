@@ -185,7 +185,7 @@ fn plan(domain: &Domain, places: &Places) -> Result<MachinePlan, Vec<Refusal>> {
     walk::document(&domain.to_element(), places.abilities, &mut findings);
     let mut config = system::config(domain, &mut findings);
     let planned = devices::plan(domain, places, &mut config, &mut findings);
-    let host = host::demands(domain);
+    let host = HostDemands::of(domain);
     if findings.refusals.is_empty()
         && let Err(error) = MachineSpec::from_config(config.clone(), &mut || [0x52, 0x54, 0, 0, 0, 0])
     {

@@ -16,11 +16,13 @@
 //! |---|---|
 //! | this one | all machines, and what is asked of one |
 //! | `jobs` | one change of a domain's life at a time |
+//! | `confine` | what it may use of the host |
 //! | `start` | from a definition to a machine that is watched |
 //! | `watch` | the task: events, requests, the end |
 //! | `record` | what the next daemon has to know, and how it finds machines |
 //! | `present` | the document of a running machine |
 
+mod confine;
 mod jobs;
 mod present;
 pub(crate) mod record;
@@ -31,7 +33,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -46,6 +48,7 @@ use libvirt_xml::domain::Domain as Definition;
 
 use super::machine::{Lifecycle, Places};
 use super::{Domain, DomainError, Domains, PAUSED, Status};
+use crate::machine_process::confinement::{Confinement, Limits};
 use crate::machine_process::{ControlClient, MachineProcess};
 use crate::store::Store;
 
@@ -86,6 +89,7 @@ pub(crate) struct Machines {
     pub(crate) domains: Arc<Domains>,
     pub(crate) store: Arc<Store>,
     layout: Layout,
+    limits: Limits,
     finder: Finder,
     listener: Listener,
     jobs: Jobs,
@@ -122,6 +126,10 @@ pub(crate) struct Machine {
     /// Whether it is over, and everybody could know.
     over: watching::Sender<bool>,
     intent: Mutex<Option<Intent>>,
+    /// What it may use of the host.
+    confinement: Confinement,
+    /// Its threads are new, and are about to be confined.
+    confining: AtomicBool,
 }
 
 impl Machine {
@@ -192,11 +200,12 @@ impl Machines {
         domains: Arc<Domains>,
         store: Arc<Store>,
         layout: Layout,
+        limits: Limits,
         finder: Finder,
         listener: Listener,
     ) -> Self {
         let (jobs, next_id) = (Jobs::default(), AtomicI32::new(1));
-        Self { domains, store, layout, finder, listener, jobs, next_id }
+        Self { domains, store, layout, limits, finder, listener, jobs, next_id }
     }
 
     /// Where things are.
@@ -209,7 +218,9 @@ impl Machines {
     }
 
     fn places(&self, uuid: Uuid, document: &Definition) -> Places {
-        Places { channels: self.directory(uuid), ..(self.finder)(document) }
+        let places = (self.finder)(document);
+        let abilities = self.confining_abilities(places.abilities);
+        Places { channels: self.directory(uuid), abilities, ..places }
     }
 
     fn new_id(&self) -> i32 {

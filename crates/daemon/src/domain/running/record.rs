@@ -7,7 +7,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use libvirt_xml::Uuid;
@@ -81,6 +81,7 @@ impl Machines {
         for entry in entries.flatten() {
             if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
                 end_orphan(&entry.path());
+                entry.file_name().to_str().inspect(|name| self.limits.forget(name));
             }
         }
     }
@@ -98,6 +99,7 @@ impl Machines {
             return Ok(());
         };
         let (ask, requests) = mpsc::channel(MOST_WAITING);
+        let confinement = self.limits.reopen(&uuid.to_string(), process.identity().pid);
         let machine = Arc::new(Machine {
             process,
             taps: record.taps,
@@ -107,6 +109,8 @@ impl Machines {
             requests: ask,
             over: watching::Sender::new(false),
             intent: Mutex::new(None),
+            confinement,
+            confining: AtomicBool::new(false),
         });
         let status = Status { state: record.state, reason: record.reason };
         let document = Document::remembered(record.document);
@@ -118,6 +122,8 @@ impl Machines {
             // Nobody was told that it runs, and its guest has not begun.
             machine.process.kill().map_err(|error| broken(error.to_string()))?;
         }
+        // Its guest may have rebooted while nobody looked.
+        self.confine_again(uuid, &machine);
         watch.spawn();
         Ok(())
     }

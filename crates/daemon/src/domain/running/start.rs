@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use libvirt_xml::domain::Domain as Definition;
@@ -142,8 +143,15 @@ async fn prepare(
         let message = format!("{}: interfaces are not connected by this daemon: remove it", tap.path);
         return Err(DomainError::Unsupported(message));
     }
-    let process = launch(&machines.layout.program, &machines.directory(domain.uuid())).await;
-    let process = process.map_err(|error| DomainError::Machine(error.to_string()))?;
+    let confinement = machines.prepare_confinement(uuid, &plan.host).await?;
+    let directory = machines.directory(uuid);
+    let process = match launch(&machines.layout.program, &directory).await {
+        Ok(process) => process,
+        Err(error) => {
+            machines.forget(&directory, &[]).await;
+            return Err(DomainError::Machine(error.to_string()));
+        }
+    };
     let (ask, requests) = mpsc::channel(MOST_WAITING);
     let machine = Machine {
         process,
@@ -154,7 +162,13 @@ async fn prepare(
         requests: ask,
         over: watch::Sender::new(false),
         intent: Mutex::new(None),
+        confinement,
+        confining: AtomicBool::new(false),
     };
+    if let Err(error) = machine.confine(&plan.host).await {
+        clear_away(machines, &machine).await;
+        return Err(error);
+    }
     Ok(Ascent { machine: Arc::new(machine), plan, document, requests })
 }
 
@@ -167,6 +181,7 @@ async fn boot(machine: &Machine, plan: &MachinePlan, paused: bool) -> Result<Val
             .map_err(|error| DomainError::Broken(format!("a machine that can't be described: {error}")))?;
         control.put("vm.create", Some(&config)).await.map_err(failed)?;
         control.put(if paused { "vm.boot-paused" } else { "vm.boot" }, None).await.map_err(failed)?;
+        machine.confine_threads(plan.config.cpus.boot_vcpus, &plan.host).await?;
         control.get("vm.info").await.map_err(failed)
     };
     tokio::select! {
@@ -216,12 +231,18 @@ impl Machines {
     /// Removes what a machine that is gone has left on the host.
     pub(super) async fn forget(&self, directory: &Path, taps: &[String]) {
         let _ = taps;
-        let directory = directory.to_owned();
-        let removed = tokio::task::spawn_blocking(move || match std::fs::remove_dir_all(&directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!("{}: cannot remove it: {error}", directory.display());
+        let (directory, limits) = (directory.to_owned(), self.limits.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            // Its group has the same name.
+            if let Some(name) = directory.file_name().and_then(|name| name.to_str()) {
+                limits.forget(name);
             }
-            _ => {}
+            match std::fs::remove_dir_all(&directory) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!("{}: cannot remove it: {error}", directory.display());
+                }
+                _ => {}
+            }
         });
         // It logs by itself; the next machine removes what is left.
         let _ = removed.await;

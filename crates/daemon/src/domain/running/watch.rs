@@ -250,6 +250,9 @@ impl Watch {
     }
 
     fn note(&mut self, event: MachineEvent) {
+        if matches!(event, MachineEvent::Rebooted(_)) {
+            self.machines.confine_again(self.uuid, &self.machine);
+        }
         if let Some((status, notice)) = status_after(&event) {
             let (before, after) = self.set(status);
             let changed = before != Some(status.state);

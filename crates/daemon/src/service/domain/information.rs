@@ -5,8 +5,10 @@ use std::sync::Arc;
 use libvirt_rpc::RpcError;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
-use libvirt_rpc::types::{DomainSecurityLabel, TypedParam, TypedValue, characters};
+use libvirt_rpc::types::{DomainSecurityLabel, characters};
 
+use super::measured::counted;
+use super::usage::nanoseconds;
 use super::{AFFECT_CONFIG, AFFECT_LIVE, domain_error, form, not_running, only};
 use crate::domain::summary::DiskSummary;
 use crate::domain::{Domain, DomainError, Form, Summary};
@@ -35,9 +37,6 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         .on(security_labels)
         .on(messages)
         .on(block_information)
-        .on(scheduler)
-        .on(scheduler_parameters)
-        .on(scheduler_parameters_of)
         .on(has_managed_save)
         .on(count_snapshots)
         .on(snapshot_names)
@@ -61,13 +60,18 @@ async fn information(
     call: DomainGetInfo,
 ) -> Result<DomainGetInfoReply, RpcError> {
     let domain = daemon.domain(&call.dom)?;
+    // One that has just ended is shown as it was seen.
+    let cpu_time = match domain.is_active() {
+        true => counted(&domain).await.map_or(0, |usage| nanoseconds(usage.all.time)),
+        false => 0,
+    };
     let summary = summary(&domain)?;
     Ok(DomainGetInfoReply {
         state: domain.status().state,
         max_mem: summary.memory,
         memory: summary.current_memory,
         nr_virt_cpu: u16::try_from(summary.vcpus).unwrap_or(u16::MAX),
-        cpu_time: 0,
+        cpu_time,
     })
 }
 
@@ -235,65 +239,6 @@ async fn block_information(
     let sizes = sizes.map_err(|error| domain_error(&error))?.ok_or_else(empty)?;
     let ImageSizes { allocation, capacity, physical } = sizes;
     Ok(DomainGetBlockInfoReply { allocation, capacity, physical })
-}
-
-/// CPU time is shared out by cgroups, in libvirt's words `posix`.
-async fn scheduler(
-    daemon: Arc<Daemon>,
-    _: CallContext,
-    call: DomainGetSchedulerType,
-) -> Result<DomainGetSchedulerTypeReply, RpcError> {
-    let domain = daemon.domain(&call.dom)?;
-    Ok(DomainGetSchedulerTypeReply {
-        kind: "posix".to_owned(),
-        nparams: count(shares(&domain, Form::Present)?.len()),
-    })
-}
-
-/// How CPU time is shared out: weight, and microseconds of each period.
-fn shares(domain: &Domain, form: Form) -> Result<Vec<TypedParam>, RpcError> {
-    let definition = domain.definition(form).map_err(|error| domain_error(&error))?;
-    let tune = definition.cputune.unwrap_or_default();
-    let period =
-        |name: &str, value: Option<u64>| TypedParam::new(name, TypedValue::ULLong(value.unwrap_or(0)));
-    let quota = |name: &str, value: Option<i64>| TypedParam::new(name, TypedValue::LLong(value.unwrap_or(0)));
-    Ok(vec![
-        period("cpu_shares", tune.shares),
-        period("vcpu_period", tune.period),
-        quota("vcpu_quota", tune.quota),
-        period("emulator_period", tune.emulator_period),
-        quota("emulator_quota", tune.emulator_quota),
-        period("global_period", tune.global_period),
-        quota("global_quota", tune.global_quota),
-        period("iothread_period", tune.iothread_period),
-        quota("iothread_quota", tune.iothread_quota),
-    ])
-}
-
-async fn scheduler_parameters(
-    daemon: Arc<Daemon>,
-    _: CallContext,
-    call: DomainGetSchedulerParameters,
-) -> Result<DomainGetSchedulerParametersReply, RpcError> {
-    let most = asked(call.nparams)?;
-    let params = shares(&*daemon.domain(&call.dom)?, Form::Present)?.into_iter().take(most).collect();
-    Ok(DomainGetSchedulerParametersReply { params })
-}
-
-async fn scheduler_parameters_of(
-    daemon: Arc<Daemon>,
-    _: CallContext,
-    call: DomainGetSchedulerParametersFlags,
-) -> Result<DomainGetSchedulerParametersFlagsReply, RpcError> {
-    /// VIR_TYPED_PARAM_STRING_OKAY.
-    const STRINGS: u32 = 4;
-    only(call.flags, AFFECT_LIVE | AFFECT_CONFIG | STRINGS)?;
-    let most = asked(call.nparams)?;
-    let domain = daemon.domain(&call.dom)?;
-    let form = form(&domain, call.flags)?;
-    Ok(DomainGetSchedulerParametersFlagsReply {
-        params: shares(&domain, form)?.into_iter().take(most).collect(),
-    })
 }
 
 // States are not saved, snapshots and checkpoints not made: there are none.

@@ -32,7 +32,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 
 impl Daemon {
     /// The running domain that a client means.
-    fn running_domain(&self, domain: &RemoteDomain) -> Result<Arc<Domain>, RpcError> {
+    pub(super) fn running_domain(&self, domain: &RemoteDomain) -> Result<Arc<Domain>, RpcError> {
         let domain = self.domain(domain)?;
         domain.running().map_err(|error| domain_error(&error))?;
         Ok(domain)

@@ -5,12 +5,15 @@ mod devices;
 mod information;
 mod jobs;
 mod lifecycle;
+mod limits;
 mod list;
+mod measured;
 mod metadata;
 mod pins;
 mod running;
 mod statistics;
 mod tune;
+mod usage;
 
 use std::sync::Arc;
 
@@ -38,11 +41,13 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         lifecycle::register,
         jobs::register,
         information::register,
+        limits::register,
         metadata::register,
         tune::register,
         pins::register,
         devices::register,
         statistics::register,
+        measured::register,
         running::register,
     ];
     families.into_iter().fold(table, |table, register| register(table))

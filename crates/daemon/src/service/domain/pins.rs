@@ -26,7 +26,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 
 impl Daemon {
     /// Processors of the host, as one bit each in bytes.
-    fn all_places(&self) -> Result<NumberSet, RpcError> {
+    pub(super) fn all_places(&self) -> Result<NumberSet, RpcError> {
         let processors = self.processors()?;
         Ok(processors.iter().filter(|processor| processor.online).map(|processor| processor.id).collect())
     }
@@ -47,7 +47,7 @@ impl Daemon {
 }
 
 /// One bit a processor, cut or filled to `length` bytes.
-fn bits(places: &NumberSet, length: usize) -> Vec<u8> {
+pub(super) fn bits(places: &NumberSet, length: usize) -> Vec<u8> {
     let mut bits = vec![0; length];
     for number in places.iter().map(|number| number as usize) {
         if let Some(byte) = bits.get_mut(number / 8) {
@@ -57,7 +57,7 @@ fn bits(places: &NumberSet, length: usize) -> Vec<u8> {
     bits
 }
 
-fn map_length(length: i32) -> Result<usize, RpcError> {
+pub(super) fn map_length(length: i32) -> Result<usize, RpcError> {
     let length = asked(length)?;
     if length > CPUMAP_MAX {
         return Err(RpcError::invalid_argument(format!("a CPU map of {length} bytes")));
@@ -131,7 +131,7 @@ async fn io_threads(
 async fn pin_vcpu(daemon: Arc<Daemon>, _: CallContext, call: DomainPinVcpu) -> Result<(), RpcError> {
     let places = daemon.places(&call.cpumap)?;
     let edit = |definition: &mut _| tune::pin_vcpu(definition, call.vcpu, places.clone());
-    daemon.edit_domain(&call.dom, AFFECT_LIVE, edit).await
+    daemon.tune_domain(&call.dom, AFFECT_LIVE, edit).await
 }
 
 async fn pin_vcpu_with_flags(
@@ -142,7 +142,7 @@ async fn pin_vcpu_with_flags(
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
     let places = daemon.places(&call.cpumap)?;
     let edit = |definition: &mut _| tune::pin_vcpu(definition, call.vcpu, places.clone());
-    daemon.edit_domain(&call.dom, call.flags, edit).await
+    daemon.tune_domain(&call.dom, call.flags, edit).await
 }
 
 async fn pin_emulator(daemon: Arc<Daemon>, _: CallContext, call: DomainPinEmulator) -> Result<(), RpcError> {
@@ -152,5 +152,5 @@ async fn pin_emulator(daemon: Arc<Daemon>, _: CallContext, call: DomainPinEmulat
         tune::pin_emulator(definition, places.clone());
         Ok(())
     };
-    daemon.edit_domain(&call.dom, call.flags, edit).await
+    daemon.tune_domain(&call.dom, call.flags, edit).await
 }

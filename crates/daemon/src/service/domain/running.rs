@@ -5,7 +5,7 @@ use std::sync::Arc;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::RemoteDomain;
-use libvirt_rpc::{Call, Procedure, RpcError};
+use libvirt_rpc::{Call, RpcError};
 
 use super::not_running;
 use crate::service::Daemon;
@@ -20,12 +20,7 @@ async fn refuse<C: OfDomain>(daemon: Arc<Daemon>, _: CallContext, call: C) -> Re
     if domain.is_active() {
         return Err(RpcError::not_supported(C::PROCEDURE.name()));
     }
-    Err(match C::PROCEDURE {
-        Procedure::DomainGetVcpus => {
-            RpcError::invalid_operation("cannot retrieve vcpu information for inactive domain")
-        }
-        _ => not_running(),
-    })
+    Err(not_running())
 }
 
 macro_rules! refused {
@@ -44,9 +39,7 @@ macro_rules! refused {
 
 refused! {
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
-    DomainGetVcpus DomainGetCpuStats DomainMemoryStats DomainSetMemoryStatsPeriod
-    DomainBlockStats DomainBlockStatsFlags DomainInterfaceStats DomainInterfaceAddresses
-    DomainBlockPeek DomainMemoryPeek
+    DomainSetMemoryStatsPeriod DomainInterfaceAddresses DomainBlockPeek DomainMemoryPeek
     DomainOpenConsole DomainOpenChannel DomainScreenshot DomainSendKey
     DomainGetHostname DomainGetTime DomainSetTime DomainGetFsInfo DomainFsFreeze DomainFsThaw DomainFsTrim DomainGetGuestInfo
     DomainSetUserPassword DomainPmSuspendForDuration DomainPmWakeup

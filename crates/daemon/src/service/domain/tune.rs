@@ -39,6 +39,18 @@ impl Daemon {
         Ok(())
     }
 
+    /// Changes what a domain that a client means demands of the host, running or not.
+    pub(super) async fn tune_domain(
+        &self,
+        domain: &RemoteDomain,
+        flags: u32,
+        edit: impl FnMut(&mut Definition) -> Result<(), DomainError>,
+    ) -> Result<(), RpcError> {
+        let domain = self.domain(domain)?;
+        let affected = affected(&domain, flags)?;
+        self.machines.tune(&domain, affected, edit).await.map_err(|error| domain_error(&error))
+    }
+
     async fn change_memory(&self, domain: &RemoteDomain, kib: u64, flags: u32) -> Result<(), RpcError> {
         only(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
         let set = if flags & MAXIMUM == 0 { tune::set_memory } else { tune::set_max_memory };

@@ -45,6 +45,7 @@ fn rig_with(disk: FakeDisk, features: u64, discard: bool) -> Rig {
         serial: "S3RIAL".to_owned(),
         discard,
         workers: vec![worker.handle()],
+        counters: Arc::default(),
     })
     .unwrap();
     let handle = block.handle();
@@ -121,6 +122,36 @@ fn what_was_written_is_read_back_whatever_the_buffers_look_like() {
     assert_eq!((counters.reads.get(), counters.read_bytes.get()), (1, 4096));
     assert_eq!((counters.writes.get(), counters.write_bytes.get()), (1, 4096));
     assert_eq!(counters.errors.get(), 0);
+}
+
+#[test]
+fn the_time_of_requests_is_summed_up_by_kind() {
+    let mut rig = default_rig();
+    let start = std::time::Instant::now();
+    let (write, flush, read) = (header(OUT, 3), header(FLUSH, 0), header(IN, 3));
+    let data = pattern(512);
+    let times = |rig: &Rig| {
+        let counters = rig.handle.counters();
+        [&counters.write_nanoseconds, &counters.flush_nanoseconds, &counters.read_nanoseconds]
+            .map(crate::counter::Counter::get)
+    };
+    assert_eq!(times(&rig), [0; 3]);
+    let requests: [&[Piece<'_>]; 3] = [
+        &[Piece::Out(&write), Piece::Out(&data), Piece::In(1)],
+        &[Piece::Out(&flush), Piece::In(1)],
+        &[Piece::Out(&read), Piece::In(512), Piece::In(1)],
+    ];
+    for (done, request) in requests.into_iter().enumerate() {
+        rig.driver.add_indirect(0, request);
+        rig.driver.kick(0);
+        assert_eq!(status(&rig.driver.wait_used(0)), OK);
+        let times = times(&rig);
+        assert!(
+            times[..=done].iter().all(|time| *time > 0) && times[done + 1..].iter().all(|time| *time == 0)
+        );
+    }
+    let all = u128::from(times(&rig).iter().sum::<u64>());
+    assert!(all <= start.elapsed().as_nanos());
 }
 
 #[test]
