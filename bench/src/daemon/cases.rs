@@ -115,11 +115,11 @@ impl<'a, F: FnMut(&[DaemonOutcome])> Contest<'a, F> {
     fn starts(&mut self, peers: &[Peer]) -> Result<()> {
         let documents = self.documents;
         let all = documents.all().len();
-        self.race(["start", "first statistics of all after a start"], peers, |peer, _| {
+        self.race(["start", "start and statistics of all"], peers, |peer, _| {
             let (daemon, start) = peer.start(all)?;
-            let first = clients::ask(&daemon, Question::Statistics, 0..1, documents, 1)?;
+            let statistics = clients::ask(&daemon, Question::Statistics, 0..1, documents, 1)?;
             daemon.end()?;
-            Ok([start, first])
+            Ok([start, start + statistics])
         })?;
         for peer in peers {
             let (daemon, _) = peer.start(all)?;
