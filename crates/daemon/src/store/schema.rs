@@ -1,7 +1,7 @@
 //! The database's tables, and how older ones become the present ones.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use rusqlite::config::DbConfig;
@@ -11,7 +11,7 @@ use super::{Kind, Record, StoreError, host};
 
 /// What brings a database from version N to version N + 1, N being the place in the list. Steps are never changed once
 /// released, only added.
-const MIGRATIONS: &[&str] = &[
+pub(super) const MIGRATIONS: &[&str] = &[
     "CREATE TABLE object (
         kind INTEGER NOT NULL,
         uuid BLOB NOT NULL CHECK (length(uuid) = 16),
@@ -44,7 +44,7 @@ const LOG_PAGES: u64 = 2000;
 
 /// What the log takes with these pages and those of the last change: a page with its header, and as much again as the largest
 /// document has.
-const LOG_BYTES: u64 = LOG_PAGES * (4096 + 24) + (1 << 20);
+pub(super) const LOG_BYTES: u64 = LOG_PAGES * (4096 + 24) + (1 << 20);
 
 /// Opens the database and brings it to the present version. The directory is locked.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -83,7 +83,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     }
     // Now that it is there: a new database takes no log that was there before it.
     let log = path.with_file_name("state.sqlite-wal");
-    reserve(&log).map_err(|error| host(&log, "reserve its room", error))?;
+    if let Err(error) = reserve(&log) {
+        // It can be used all the same, and machines of a host with a full disk can be looked after.
+        tracing::warn!("{}: no room is reserved for changes, which take longer: {error}", log.display());
+    }
     Ok(connection)
 }
 
@@ -92,16 +95,17 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 /// up to the first page that does not belong there.
 fn reserve(log: &Path) -> io::Result<()> {
     let mut file = File::options().create(true).truncate(false).write(true).open(log)?;
-    let mut length = file.seek(SeekFrom::End(0))?;
-    if length >= LOG_BYTES {
+    let used = file.seek(SeekFrom::End(0))?;
+    let missing = LOG_BYTES.saturating_sub(used);
+    if missing == 0 {
         return Ok(());
     }
-    let zeroes = vec![0; 1 << 16];
-    while length < LOG_BYTES {
-        file.write_all(&zeroes)?;
-        length += 1 << 16;
+    let filled = io::copy(&mut io::repeat(0).take(missing), &mut file).and_then(|_| file.sync_all());
+    if filled.is_err() {
+        // A part of it would be of no use, and may be the disk's last room.
+        file.set_len(used)?;
     }
-    file.sync_all()
+    filled
 }
 
 /// Everything that is remembered, by kind and name.
