@@ -40,6 +40,7 @@ guests: build
 	@tools/test-guests
 
 bench: dependencies build
+	@tools/install-dependencies --bench
 	@tools/bench
 
 SECONDS ?= 60

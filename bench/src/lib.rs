@@ -6,10 +6,12 @@
 //! - [`contender`] knows the programs, [`job`] what they are told to run;
 //! - [`time`] measures how long a guest takes to say something, [`memory`] what a program with a guest has resident;
 //! - [`image`] compares what is done with disk images;
+//! - [`daemon`] compares daemons that keep definitions;
 //! - [`report`] prints and saves the results.
 
 mod command_line;
 pub mod contender;
+pub mod daemon;
 pub mod image;
 pub mod job;
 pub mod memory;

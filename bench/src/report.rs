@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::contender::Contender;
+use crate::daemon::{DaemonMemory, DaemonOutcome};
 use crate::image::ImageOutcome;
 use crate::memory::Footprint;
 use crate::time::Outcome;
@@ -88,6 +89,40 @@ pub fn print_image(outcomes: &[ImageOutcome]) {
             ratio,
             outcome.peak_kib
         );
+    }
+}
+
+/// Prints the heading of outcomes with daemons.
+pub fn print_daemon_heading() {
+    println!(
+        "{:<38} {:<10} {:>11} {:>11} {:>9} {:>8} {:>6}",
+        "[us]", "program", "median", "minimum", "a second", "vireo/it", "cpus"
+    );
+}
+
+/// Prints a case with daemons.
+pub fn print_daemon(outcomes: &[DaemonOutcome]) {
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let or_dash =
+            |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+        println!(
+            "{:<38} {:<10} {:>11.1} {:>11.1} {:>9.0} {:>8} {:>6}",
+            if number == 0 { outcome.case.as_str() } else { "" },
+            outcome.program,
+            outcome.time_us.median,
+            outcome.time_us.minimum,
+            1e6 / outcome.time_us.median,
+            or_dash(outcome.ours_ratio),
+            or_dash(outcome.processors)
+        );
+    }
+}
+
+/// Prints what daemons have resident.
+pub fn print_daemon_memory(memory: &[DaemonMemory]) {
+    println!("{:<52} {:<10} {:>10} {:>10}", "[KiB]", "program", "resident", "shared out");
+    for DaemonMemory { program, moment, rss_kib, pss_kib } in memory {
+        println!("{moment:<52} {program:<10} {rss_kib:>10} {pss_kib:>10}");
     }
 }
 

@@ -25,10 +25,16 @@ pub fn summarise(samples: &[Duration]) -> Option<Summary> {
 /// The median over rounds of how much longer `ours` took than `base` in the same round: rounds in which the whole host was
 /// slow count no more than others. `None` of no rounds.
 pub fn paired_ratio(ours: &[Duration], base: &[Duration]) -> Option<f64> {
-    let mut ratios: Vec<f64> =
+    let ratios: Vec<f64> =
         ours.iter().zip(base).map(|(ours, base)| ours.as_secs_f64() / base.as_secs_f64()).collect();
-    ratios.sort_by(f64::total_cmp);
-    quantile(&ratios, 50)
+    median(&ratios)
+}
+
+/// The middle one; `None` of none.
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 50)
 }
 
 /// The value in sorted `values` that `percent` of them do not exceed; the mean of the middle two for an even median.

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bench::contender::{Contender, Kind};
-use bench::image::{ImageOptions, compare};
+use bench::daemon::DaemonOptions;
+use bench::image::ImageOptions;
 use bench::job::{Devices, Job};
-use bench::tiny_kernel::{Ending, GREETING, image};
-use bench::{memory, report, time};
+use bench::tiny_kernel::{Ending, GREETING};
+use bench::{daemon, image, memory, report, time, tiny_kernel};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -38,6 +39,8 @@ enum Benchmark {
     Memory(MemoryOptions),
     /// Converting disk images, requests to them, and making overlays, beside qemu-img
     Image(ImageArguments),
+    /// Calls to vireod with many definitions, its start and its memory, beside libvirtd
+    Daemon(DaemonArguments),
     /// Write the tiny PVH kernel that the benchmarks boot
     Kernel {
         /// What it does after its greeting
@@ -116,6 +119,22 @@ struct ImageArguments {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct DaemonArguments {
+    /// Rounds; every program takes part in each
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Domains that are defined
+    #[arg(long, default_value_t = 1000)]
+    domains: usize,
+    /// Where the daemons keep what they write, a few MiB; on the file system that is to be measured
+    #[arg(long, default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// Write the numbers to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EndingName {
     Reset,
@@ -147,7 +166,8 @@ fn main() -> Result<()> {
         Benchmark::Boot(options) => boot(&options),
         Benchmark::Memory(options) => resident(&options),
         Benchmark::Image(arguments) => images(arguments),
-        Benchmark::Kernel { ending, output } => fs::write(&output, image(ending.ending()))
+        Benchmark::Daemon(arguments) => daemons(arguments),
+        Benchmark::Kernel { ending, output } => fs::write(&output, tiny_kernel::image(ending.ending()))
             .with_context(|| format!("writing {}", output.display())),
     }
 }
@@ -196,7 +216,7 @@ fn start(options: &StartOptions) -> Result<()> {
     let StartOptions { rounds, ending, common } = options;
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let kernel = folder.path().join("kernel");
-    fs::write(&kernel, image(ending.ending())).context("writing the kernel")?;
+    fs::write(&kernel, tiny_kernel::image(ending.ending())).context("writing the kernel")?;
     let job =
         Job { devices: common.devices(folder.path())?, ..Job::new(kernel, common.memory, folder.path()) };
     let long = START_PATIENCE / 20;
@@ -240,8 +260,22 @@ fn images(arguments: ImageArguments) -> Result<()> {
         only: arguments.only,
     };
     report::print_image_heading();
-    let outcomes = compare(&options, report::print_image)?;
+    let outcomes = image::compare(&options, report::print_image)?;
     arguments.json.map_or(Ok(()), |path| report::save(&path, "image", &options, &outcomes))
+}
+
+fn daemons(arguments: DaemonArguments) -> Result<()> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let options = DaemonOptions {
+        vireod: program.with_file_name("vireod"),
+        directory: arguments.directory,
+        domains: arguments.domains,
+        rounds: arguments.rounds,
+    };
+    report::print_daemon_heading();
+    let results = daemon::compare(&options, report::print_daemon)?;
+    report::print_daemon_memory(&results.memory);
+    arguments.json.map_or(Ok(()), |path| report::save(&path, "daemon", &options, &results))
 }
 
 /// Debian's cloud kernel 6.12 with its initramfs, copied so that everybody reads them from memory.

@@ -39,7 +39,16 @@ struct Arguments {
     verbosity: u8,
 }
 
+/// Lets all threads share one heap. What one thread has freed after a large answer is there for the others then, where heaps of
+/// their own would each keep as much.
+#[expect(unsafe_code, reason = "mallopt")]
+fn share_heap() {
+    // SAFETY: called before there are threads, with a parameter and a value that mallopt(3) defines.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 fn main() -> ExitCode {
+    share_heap();
     let arguments = Arguments::parse();
     let level = match arguments.verbosity {
         0 => tracing::Level::WARN,

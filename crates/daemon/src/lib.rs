@@ -62,6 +62,7 @@ impl Running {
             daemon
         });
         let daemon = daemon.await.map_err(|error| StartError::Interrupted(error.to_string()))?;
+        let later = Arc::downgrade(&daemon);
         let server = Server::new(daemon, service::table(), Limits::default());
         for (listener, access) in sockets.listeners()? {
             let path = sockets.first().to_owned();
@@ -69,6 +70,8 @@ impl Running {
                 .listen(listener, access)
                 .map_err(|source| SocketError::host(&path, "listen on it", source))?;
         }
+        // Whoever asks first does not have to wait for all of them.
+        tokio::task::spawn_blocking(move || Daemon::read_ahead(&later));
         Ok(Self { server, sockets })
     }
 

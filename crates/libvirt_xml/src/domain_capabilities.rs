@@ -111,11 +111,10 @@ pub struct NamedSupport(pub Vec<(String, Supported)>);
 
 impl Model for NamedSupport {
     fn take(fields: &mut Fields<'_>) -> Result<Self, XmlError> {
-        let path = fields.path().to_owned();
-        let named = fields
-            .take_all()
+        let children = fields.take_all();
+        let named = children
             .into_iter()
-            .map(|element| Ok((element.name.clone(), Supported::read(Fields::under(&path, element))?)));
+            .map(|element| Ok((element.name.clone(), Supported::read(fields.of_child(element))?)));
         named.collect::<Result<_, _>>().map(Self)
     }
 

@@ -13,9 +13,11 @@ use crate::value::Value;
 /// [`Fields::rest`], which hands it over (to be kept and written back).
 #[derive(Debug)]
 pub struct Fields<'a> {
+    /// The root of the tree: where an element stands is looked up in it when it is to be said.
+    root: &'a Element,
     element: &'a Element,
-    path: String,
-    attributes: Vec<&'a str>,
+    /// A bit for each attribute that was taken. The parser lets no element have more; further ones could not be taken.
+    taken: u64,
     children: Vec<&'a Element>,
 }
 
@@ -29,23 +31,22 @@ impl<'a> Fields<'a> {
             };
             return Err(XmlError::new("", fault));
         }
-        Ok(Self::under("", element))
+        Ok(Self::under(element, element))
     }
 
-    /// The fields of a child of the element at `path`.
-    pub fn under(path: &str, element: &'a Element) -> Self {
-        let path = if path.is_empty() { element.name.clone() } else { format!("{path}/{}", element.name) };
-        Self {
-            element,
-            path,
-            attributes: element.attributes.iter().map(|(name, _)| name.as_str()).collect(),
-            children: element.children().collect(),
-        }
+    /// The fields of an element somewhere in the tree of `root`.
+    pub fn under(root: &'a Element, element: &'a Element) -> Self {
+        Self { root, element, taken: 0, children: element.children().collect() }
+    }
+
+    /// The fields of an element that [`Self::take_all`] gave.
+    pub fn of_child(&self, child: &'a Element) -> Self {
+        Self::under(self.root, child)
     }
 
     /// The element's path from the root.
-    pub fn path(&self) -> &str {
-        &self.path
+    pub fn path(&self) -> String {
+        path_to(self.root, self.element).unwrap_or_else(|| self.element.name.clone())
     }
 
     /// The element's own text, without blanks around it.
@@ -55,8 +56,9 @@ impl<'a> Fields<'a> {
 
     /// Takes an attribute.
     pub fn attribute(&mut self, name: &str) -> Option<&'a str> {
-        self.attributes.retain(|left| *left != name);
-        self.element.attribute(name)
+        let at = self.element.attributes.iter().position(|(found, _)| found == name)?;
+        self.taken |= u32::try_from(at).ok().and_then(|at| 1_u64.checked_shl(at)).unwrap_or(0);
+        Some(&self.element.attributes[at].1)
     }
 
     /// Whether there is such an attribute, taken or not.
@@ -83,15 +85,15 @@ impl<'a> Fields<'a> {
     pub fn child(&mut self, name: &str) -> Option<Fields<'a>> {
         let at = self.children.iter().position(|child| child.name == name)?;
         let child = self.children.remove(at);
-        Some(Self::under(&self.path, child))
+        Some(Self::under(self.root, child))
     }
 
     /// Takes all children of that name.
     pub fn children(&mut self, name: &str) -> Vec<Fields<'a>> {
-        let path = &self.path;
+        let root = self.root;
         self.children
             .extract_if(.., |child| child.name == name)
-            .map(|child| Self::under(path, child))
+            .map(|child| Self::under(root, child))
             .collect()
     }
 
@@ -111,14 +113,14 @@ impl<'a> Fields<'a> {
     /// As [`Fields::text_of`], parsed; `expected` says what it should be, as in "a number".
     pub fn parsed_text_of<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, XmlError> {
         let Some(text) = self.text_of(name)? else { return Ok(None) };
-        let invalid = |_| XmlError::new(format!("{}/{name}", self.path), invalid(&text, expected));
+        let invalid = |_| XmlError::new(format!("{}/{name}", self.path()), invalid(&text, expected));
         text.parse().map(Some).map_err(invalid)
     }
 
     /// Takes an attribute that is a [`Value`].
     pub fn value<T: Value>(&mut self, name: &str) -> Result<Option<T>, XmlError> {
         let Some(text) = self.attribute(name) else { return Ok(None) };
-        T::read(text).map(Some).map_err(|fault| XmlError::new(format!("{}/@{name}", self.path), fault))
+        T::read(text).map(Some).map_err(|fault| XmlError::new(format!("{}/@{name}", self.path()), fault))
     }
 
     /// As [`Fields::value`], for an attribute that has to be there.
@@ -188,11 +190,12 @@ impl<'a> Fields<'a> {
     /// Refuses attributes and children that nobody took.
     pub fn finish(self) -> Result<(), XmlError> {
         if let Some(child) = self.children.first() {
-            let path = format!("{}/{}", self.path, child.name);
+            let path = format!("{}/{}", self.path(), child.name);
             return Err(XmlError::new(path, XmlFault::Unsupported("nothing here knows this element".into())));
         }
-        if let Some(name) = self.attributes.first() {
-            let path = format!("{}/@{name}", self.path);
+        let left = usize::try_from(self.taken.trailing_ones()).unwrap_or(usize::MAX);
+        if let Some((name, _)) = self.element.attributes.get(left) {
+            let path = format!("{}/@{name}", self.path());
             return Err(XmlError::new(
                 path,
                 XmlFault::Unsupported("nothing here knows this attribute".into()),
@@ -203,7 +206,7 @@ impl<'a> Fields<'a> {
 
     /// A fault of this element.
     pub fn fault(&self, fault: XmlFault) -> XmlError {
-        XmlError::new(self.path.clone(), fault)
+        XmlError::new(self.path(), fault)
     }
 
     /// The text of this element is not what it should be.
@@ -213,8 +216,16 @@ impl<'a> Fields<'a> {
 
     /// An attribute of this element is not what it should be.
     pub fn invalid_attribute(&self, name: &str, value: &str, expected: &str) -> XmlError {
-        XmlError::new(format!("{}/@{name}", self.path), invalid(value, expected))
+        XmlError::new(format!("{}/@{name}", self.path()), invalid(value, expected))
     }
+}
+
+/// The names of the elements from `root` to the very element `wanted`.
+fn path_to(root: &Element, wanted: &Element) -> Option<String> {
+    if std::ptr::eq(root, wanted) {
+        return Some(root.name.clone());
+    }
+    root.children().find_map(|child| Some(format!("{}/{}", root.name, path_to(child, wanted)?)))
 }
 
 fn invalid(value: &str, expected: &str) -> XmlFault {

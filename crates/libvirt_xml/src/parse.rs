@@ -98,7 +98,7 @@ impl Builder {
             if element.attributes.len() >= MAX_ATTRIBUTES {
                 return Err(malformed(&self.path(), format!("more than {MAX_ATTRIBUTES} attributes")));
             }
-            element.attributes.push((name.to_owned(), characters(&self.path(), &value)?.to_owned()));
+            element.attributes.push((name.to_owned(), self.characters(&value)?.to_owned()));
         }
         self.open.push(element);
         Ok(())
@@ -113,7 +113,7 @@ impl Builder {
     }
 
     fn text(&mut self, text: &str) -> Result<(), XmlError> {
-        let text = characters(&self.path(), text)?;
+        let text = self.characters(text)?;
         let Some(element) = self.open.last_mut() else {
             return if text.trim().is_empty() {
                 Ok(())
@@ -129,24 +129,30 @@ impl Builder {
         Ok(())
     }
 
+    /// Refuses characters that XML 1.0 (2.2) does not know.
+    fn characters<'a>(&self, text: &'a str) -> Result<&'a str, XmlError> {
+        // Most documents have nothing but these; the bytes of others are looked at as characters.
+        if text.bytes().all(|byte| matches!(byte, b' '..0x7f)) {
+            return Ok(text);
+        }
+        let fine = |character: char| match character {
+            '\t' | '\n' | '\r' => true,
+            '\u{FFFE}' | '\u{FFFF}' => false,
+            other => other >= ' ',
+        };
+        match text.chars().find(|character| !fine(*character)) {
+            Some(character) => {
+                Err(malformed(&self.path(), format!("the character U+{:04X}", u32::from(character))))
+            }
+            None => Ok(text),
+        }
+    }
+
     fn finish(self) -> Result<Element, XmlError> {
         match (self.root, self.open.last()) {
             (_, Some(element)) => Err(malformed(&element.name, "the element is not closed")),
             (None, None) => Err(malformed("", "there is no element")),
             (Some(root), None) => Ok(root),
         }
-    }
-}
-
-/// Refuses characters that XML 1.0 (2.2) does not know.
-fn characters<'a>(path: &str, text: &'a str) -> Result<&'a str, XmlError> {
-    let fine = |character: char| match character {
-        '\t' | '\n' | '\r' => true,
-        '\u{FFFE}' | '\u{FFFF}' => false,
-        other => other >= ' ',
-    };
-    match text.chars().find(|character| !fine(*character)) {
-        Some(character) => Err(malformed(path, format!("the character U+{:04X}", u32::from(character)))),
-        None => Ok(text),
     }
 }

@@ -3,15 +3,24 @@
 //! What stands in the `metadata` of a root element belongs to other programs; libvirt prints it with libxml2, whose attributes have double
 //! quotes.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::{self, Display};
 
 use crate::tree::{Element, Node};
+
+impl Element {
+    /// The document, ending with a line break.
+    pub fn to_document(&self) -> String {
+        let mut document = String::new();
+        element(&mut document, self, Position { depth: 0, layout: Layout::Lines, foreign: false });
+        document.push('\n');
+        document
+    }
+}
 
 impl Display for Element {
     /// The document, ending with a line break.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        element(f, self, Position { depth: 0, layout: Layout::Lines, foreign: false })?;
-        f.write_char('\n')
+        f.write_str(&self.to_document())
     }
 }
 
@@ -32,49 +41,55 @@ struct Position {
     foreign: bool,
 }
 
-fn element(f: &mut fmt::Formatter<'_>, element: &Element, position: Position) -> fmt::Result {
+fn element(out: &mut String, element: &Element, position: Position) {
     let Position { depth, layout, foreign } = position;
     if layout == Layout::Lines {
-        indent(f, depth)?;
+        indent(out, depth);
     }
-    write!(f, "<{}", element.name)?;
+    out.push('<');
+    out.push_str(&element.name);
     let quote = if foreign { '"' } else { '\'' };
     for (name, value) in &element.attributes {
-        write!(f, " {name}={quote}")?;
-        escape(f, value, Quoted::Yes)?;
-        f.write_char(quote)?;
+        out.push(' ');
+        out.push_str(name);
+        out.push('=');
+        out.push(quote);
+        escape(out, value, Quoted::Yes);
+        out.push(quote);
     }
     let blank = |node: &Node| matches!(node, Node::Text(text) if text.trim().is_empty());
     let only_blank = element.content.iter().all(blank);
     if element.content.is_empty() || (only_blank && element.content.len() > 1) {
-        return f.write_str("/>");
+        return out.push_str("/>");
     }
-    f.write_char('>')?;
+    out.push('>');
     let has_text =
         only_blank || !element.content.iter().all(|node| blank(node) || matches!(node, Node::Element(_)));
     let inside = if has_text { Layout::Inline } else { layout };
     for node in &element.content {
         match node {
             Node::Text(_) if !has_text => {}
-            Node::Text(text) => escape(f, text, Quoted::No)?,
+            Node::Text(text) => escape(out, text, Quoted::No),
             Node::Element(child) => {
                 if inside == Layout::Lines {
-                    f.write_char('\n')?;
+                    out.push('\n');
                 }
                 let foreign = foreign || (depth == 1 && element.name == "metadata");
-                self::element(f, child, Position { depth: depth + 1, layout: inside, foreign })?;
+                self::element(out, child, Position { depth: depth + 1, layout: inside, foreign });
             }
         }
     }
     if inside == Layout::Lines {
-        f.write_char('\n')?;
-        indent(f, depth)?;
+        out.push('\n');
+        indent(out, depth);
     }
-    write!(f, "</{}>", element.name)
+    out.push_str("</");
+    out.push_str(&element.name);
+    out.push('>');
 }
 
-fn indent(f: &mut fmt::Formatter<'_>, depth: usize) -> fmt::Result {
-    write!(f, "{:width$}", "", width = depth * 2)
+fn indent(out: &mut String, depth: usize) {
+    out.extend(std::iter::repeat_n("  ", depth));
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -83,19 +98,30 @@ enum Quoted {
     No,
 }
 
-fn escape(f: &mut fmt::Formatter<'_>, text: &str, quoted: Quoted) -> fmt::Result {
-    for character in text.chars() {
-        match character {
-            '<' => f.write_str("&lt;")?,
-            '>' => f.write_str("&gt;")?,
-            '&' => f.write_str("&amp;")?,
-            '\'' => f.write_str("&apos;")?,
-            '"' => f.write_str("&quot;")?,
-            // Would be read back as blanks or line breaks of another kind.
-            '\n' | '\t' if quoted == Quoted::Yes => write!(f, "&#{};", u32::from(character))?,
-            '\r' => f.write_str("&#13;")?,
-            other => f.write_char(other)?,
-        }
+fn escape(out: &mut String, text: &str, quoted: Quoted) {
+    let mut rest = text;
+    // All of them are characters of one byte.
+    while let Some(at) = rest.bytes().position(|byte| entity(byte, quoted).is_some()) {
+        let (plain, special) = rest.split_at(at);
+        out.push_str(plain);
+        out.push_str(entity(special.as_bytes()[0], quoted).unwrap_or_default());
+        rest = &special[1..];
     }
-    Ok(())
+    out.push_str(rest);
+}
+
+/// What is written in the place of a character.
+fn entity(byte: u8, quoted: Quoted) -> Option<&'static str> {
+    match byte {
+        b'<' => Some("&lt;"),
+        b'>' => Some("&gt;"),
+        b'&' => Some("&amp;"),
+        b'\'' => Some("&apos;"),
+        b'"' => Some("&quot;"),
+        // Would be read back as blanks or line breaks of another kind.
+        b'\n' if quoted == Quoted::Yes => Some("&#10;"),
+        b'\t' if quoted == Quoted::Yes => Some("&#9;"),
+        b'\r' => Some("&#13;"),
+        _ => None,
+    }
 }

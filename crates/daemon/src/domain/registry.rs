@@ -117,7 +117,7 @@ impl Domains {
         let _order = self.writing.lock();
         let before = self.known(&domain)?;
         let domain = match &before {
-            Some(before) => before.with_definition(Some(&definition)),
+            Some(before) => Domain { definition: domain.definition, ..Domain::clone(before) },
             None => domain,
         };
         Ok(self.put(store, domain.uuid(), before, Some(domain)))

@@ -1,8 +1,16 @@
 //! What a definition says, in the form in which it is asked for: small, and made once.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
+
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::disk::{Disk, DiskType, ImageFormat};
 use libvirt_xml::domain::interface::Interface;
+use parking_lot::Mutex;
+
+/// A file whose last change is younger could change once more under the same time stamp.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// A disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +21,8 @@ pub(crate) struct DiskSummary {
     pub(crate) path: Option<String>,
     /// Format of the image.
     pub(crate) format: ImageFormat,
+    /// What was found when the image was looked at.
+    pub(crate) capacity: KnownCapacity,
 }
 
 /// A network interface.
@@ -23,6 +33,62 @@ pub(crate) struct InterfaceSummary {
     /// The guest's address.
     pub(crate) mac: Option<String>,
 }
+
+/// The size of an image's disk as it was read from a file, and the file's state then: as long as it has that state, nobody has to
+/// read it again. It is knowledge about the host and no part of what a definition says, so all are equal.
+#[derive(Debug, Default)]
+pub(crate) struct KnownCapacity(Mutex<Option<(FileState, u64)>>);
+
+/// Changes with every change of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileState {
+    device: u64,
+    inode: u64,
+    length: u64,
+    /// The time of the last change of content or attributes, seconds and nanoseconds, which no program can set.
+    changed: (i64, i64),
+}
+
+impl FileState {
+    fn of(file: &Metadata) -> Self {
+        let changed = (file.ctime(), file.ctime_nsec());
+        Self { device: file.dev(), inode: file.ino(), length: file.len(), changed }
+    }
+
+    /// Whether a further change would show at `now`.
+    fn is_settled(&self, now: SystemTime) -> bool {
+        let changed = u64::try_from(self.changed.0).map(Duration::from_secs).unwrap_or_default();
+        now.duration_since(SystemTime::UNIX_EPOCH + changed).is_ok_and(|age| age > SETTLED)
+    }
+}
+
+impl KnownCapacity {
+    /// Bytes, if they were read from the file in this state.
+    pub(crate) fn get(&self, file: &Metadata) -> Option<u64> {
+        let known = *self.0.lock();
+        known.filter(|(state, _)| *state == FileState::of(file)).map(|(_, bytes)| bytes)
+    }
+
+    /// Remembers what was read after the file had this state.
+    pub(crate) fn set(&self, file: &Metadata, bytes: u64) {
+        let state = FileState::of(file);
+        *self.0.lock() = (file.is_file() && state.is_settled(SystemTime::now())).then_some((state, bytes));
+    }
+}
+
+impl Clone for KnownCapacity {
+    fn clone(&self) -> Self {
+        Self(Mutex::new(*self.0.lock()))
+    }
+}
+
+impl PartialEq for KnownCapacity {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for KnownCapacity {}
 
 /// Numbers and names of a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,5 +168,36 @@ fn disk(disk: &Disk) -> DiskSummary {
         path,
         // Never guessed: whoever can write into an image could choose.
         format: disk.driver.as_ref().and_then(|driver| driver.format).unwrap_or(ImageFormat::Raw),
+        capacity: KnownCapacity::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capacity_holds_until_its_file_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        std::fs::write(&path, "one").unwrap();
+        let state = |path| FileState::of(&std::fs::metadata(path).unwrap());
+        let first = state(&path);
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(first.changed.0.cast_unsigned());
+        assert!(!first.is_settled(changed) && !first.is_settled(changed + SETTLED));
+        assert!(!first.is_settled(changed - SETTLED), "a clock that was set back");
+        assert!(first.is_settled(changed + 2 * SETTLED));
+
+        let known = KnownCapacity::default();
+        let file = std::fs::metadata(&path).unwrap();
+        known.set(&file, 7);
+        assert_eq!(known.get(&file), None, "it could change once more at the same time");
+        *known.0.lock() = Some((first, 7));
+        assert_eq!((known.get(&file), known.clone().get(&file)), (Some(7), Some(7)));
+        let other = directory.path().join("other");
+        std::fs::write(&other, "two").unwrap();
+        assert_eq!(known.get(&std::fs::metadata(&other).unwrap()), None);
+        std::fs::write(&path, "longer").unwrap();
+        assert_eq!(known.get(&std::fs::metadata(&path).unwrap()), None);
     }
 }

@@ -11,7 +11,7 @@ mod node;
 mod storage;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use host_tune::{Host, HostError};
 use libvirt_rpc::RpcError;
@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use self::events::Subscriptions;
 use self::storage::Pools;
 use crate::domain::running::{Layout, Notice};
-use crate::domain::{Domain, Domains, Machines};
+use crate::domain::{Domain, Domains, Form, Machines};
 use crate::instance::Settings;
 use crate::machine_process::confinement::Limits;
 use crate::store::{Kind, Record, Store};
@@ -71,6 +71,20 @@ impl Daemon {
         machines.find(lives);
         let attended = Mutex::default();
         Self { settings, host: Host::this(), store, subscriptions, pools, domains, machines, attended }
+    }
+
+    /// Reads what the definitions say that nobody has asked for yet, as long as the daemon is there. Blocks.
+    pub(crate) fn read_ahead(daemon: &Weak<Self>) {
+        let Some(domains) = daemon.upgrade().map(|daemon| daemon.domains.all()) else { return };
+        // From the end, so that a client that asks for all of them from the start meets this half-way.
+        for domain in domains.into_iter().rev() {
+            if daemon.strong_count() == 0 {
+                return;
+            }
+            // Whoever asks for it is told what is wrong with it.
+            let _ = domain.summary(Form::Present);
+            std::thread::yield_now();
+        }
     }
 
     /// Starts what starts with the daemon. Blocks as long as pools take; domains come after, in a task of their own.

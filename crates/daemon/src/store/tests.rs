@@ -5,7 +5,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::{Change, Kind, Record, Store, StoreError};
+use super::{Change, Kind, Record, Store, StoreError, schema};
 
 fn domain(number: u8, name: &str) -> Record {
     Record {
@@ -72,6 +72,44 @@ fn a_newer_database_is_left_alone() {
     connection.pragma_update(None, "user_version", 1000).unwrap();
     drop(connection);
     assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { found: 1000, .. })));
+}
+
+#[test]
+fn a_database_of_the_first_version_keeps_what_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let connection = rusqlite::Connection::open(directory.path().join("state.sqlite")).unwrap();
+    connection.execute_batch(schema::MIGRATIONS[0]).unwrap();
+    let insert = "INSERT INTO object VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    let network = Record { kind: Kind::Network, autostart: true, live: Some("{}".into()), ..domain(3, "a") };
+    let records = [domain(1, "a"), domain(2, "b"), network];
+    for Record { kind, uuid, name, definition, autostart, live } in &records {
+        let values = rusqlite::params![kind.number(), uuid, name, definition, autostart, live];
+        connection.execute(insert, values).unwrap();
+    }
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(connection);
+    assert_eq!(reopened(directory.path()), records);
+    let (store, _) = Store::open(directory.path()).unwrap();
+    assert_eq!(apply(&store, vec![Change::Put(domain(4, "b"))]), Err(StoreError::NameTaken("b".into())));
+}
+
+#[test]
+fn the_log_has_its_room_from_the_beginning_and_keeps_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let length = || directory.path().join("state.sqlite-wal").metadata().unwrap().len();
+    for round in 0..2 {
+        let (store, _) = Store::open(directory.path()).unwrap();
+        let before = length();
+        assert!(before >= schema::LOG_BYTES, "{before}");
+        for number in 0..50 {
+            let name = format!("name{number}");
+            let definition = Some("x".repeat(20_000));
+            apply(&store, vec![Change::Put(Record { definition, ..domain(number, &name) })]).unwrap();
+        }
+        drop(store);
+        assert_eq!(length(), before, "round {round}");
+    }
+    assert_eq!(reopened(directory.path()).len(), 50);
 }
 
 #[test]

@@ -37,7 +37,7 @@ macro_rules! devices {
             pub fn parse(document: &str) -> Result<Self, XmlError> {
                 let root = crate::parse(document)?;
                 match root.name.as_str() {
-                    $($element => Model::read(Fields::under("", &root)).map(Box::new).map(Self::$variant),)*
+                    $($element => Model::read(Fields::under(&root, &root)).map(Box::new).map(Self::$variant),)*
                     other => {
                         let fault = XmlFault::Unsupported(format!("devices of type {other:?} on their own"));
                         Err(XmlError::new(other, fault))
@@ -54,7 +54,7 @@ macro_rules! devices {
 
             /// The document of the device.
             pub fn to_xml(&self) -> String {
-                self.to_element().to_string()
+                self.to_element().to_document()
             }
 
             /// What all devices have in common; displays have none of it.

@@ -334,7 +334,7 @@ impl Domain {
 
     /// The document, as libvirt prints it.
     pub fn to_xml(&self) -> String {
-        self.to_element().to_string()
+        self.to_element().to_document()
     }
 
     /// The highest number of vCPUs; 1 when nothing is said.

@@ -1,5 +1,6 @@
 //! What a domain is and how it is: everything that only looks.
 
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use libvirt_rpc::RpcError;
@@ -210,10 +211,15 @@ pub(super) fn image_sizes(disk: &DiskSummary) -> Result<Option<ImageSizes>, Doma
     if metadata.is_dir() {
         return Ok(None);
     }
+    if let Some(capacity) = disk.capacity.get(&metadata) {
+        let allocation = metadata.blocks().saturating_mul(512);
+        return Ok(Some(ImageSizes { allocation, capacity, physical: metadata.len() }));
+    }
     // What the format says of itself, never what the first bytes look like.
     let format = if disk.format == Named::Qcow2 { ImageFormat::Qcow2 } else { ImageFormat::Raw };
     let info =
         ImageInfo::read(path.as_ref(), Some(format)).map_err(|error| DomainError::Host(error.to_string()))?;
+    disk.capacity.set(&metadata, info.virtual_bytes);
     Ok(Some(ImageSizes {
         allocation: if info.is_device { info.file_bytes } else { info.allocated_bytes },
         capacity: info.virtual_bytes,
