@@ -30,7 +30,7 @@ pub(super) fn plan(
         if number > 0 {
             findings.refuse(&path, "there is one serial port", "use a console of type virtio for more");
         } else if let Some(End { mode, file, socket }) = end(&path, serial, None, findings) {
-            config.serial = Some(SerialConfig { mode, file, socket });
+            config.serial = Some(SerialConfig { mode, file, socket, log: None });
             add(planned, "serial", path, serial, ConsolePlace::Serial, mode);
         }
     }
@@ -46,16 +46,16 @@ pub(super) fn plan(
         if !virtio {
             // The same device as the first serial port, which comes first where both are.
             if serials.is_empty() {
-                config.serial = Some(SerialConfig { mode, file, socket });
+                config.serial = Some(SerialConfig { mode, file, socket, log: None });
             }
             add(planned, "serial", path, console, ConsolePlace::Serial, mode);
         } else if config.console.is_none() {
-            config.console = Some(ConsoleConfig { mode, file, socket });
+            config.console = Some(ConsoleConfig { mode, file, socket, log: None });
             add(planned, "console", path, console, ConsolePlace::Console, mode);
         } else {
             let place = ConsolePlace::Port(ports.len());
             add(planned, &format!("console_ports[{}]", ports.len()), path, console, place, mode);
-            ports.push(ConsolePortConfig { name: None, mode, file, socket });
+            ports.push(ConsolePortConfig { name: None, mode, file, socket, log: None });
         }
     }
     let channels = &domain.devices.channels;
@@ -72,7 +72,7 @@ pub(super) fn plan(
         let Some(End { mode, file, socket }) = end(&path, channel, Some(socket), findings) else { continue };
         let place = ConsolePlace::Port(ports.len());
         add(planned, &format!("console_ports[{}]", ports.len()), path, channel, place, mode);
-        ports.push(ConsolePortConfig { name: Some(name), mode, file, socket });
+        ports.push(ConsolePortConfig { name: Some(name), mode, file, socket, log: None });
     }
     config.console_ports = Some(ports);
 }
