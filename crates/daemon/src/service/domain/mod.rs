@@ -1,7 +1,10 @@
 //! Domains: libvirt's procedures over [`crate::domain`], which knows what domains are.
 
+mod console;
 mod definition;
 mod devices;
+mod guest;
+mod guest_information;
 mod information;
 mod jobs;
 mod lifecycle;
@@ -10,6 +13,7 @@ mod metadata;
 mod pins;
 mod running;
 mod statistics;
+mod streams;
 mod tune;
 
 use std::sync::Arc;
@@ -44,6 +48,8 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         devices::register,
         statistics::register,
         running::register,
+        console::register,
+        guest::register,
     ];
     families.into_iter().fold(table, |table, register| register(table))
 }

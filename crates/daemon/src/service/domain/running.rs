@@ -45,9 +45,7 @@ macro_rules! refused {
 refused! {
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
     DomainGetVcpus DomainGetCpuStats DomainMemoryStats DomainSetMemoryStatsPeriod
-    DomainBlockStats DomainBlockStatsFlags DomainInterfaceStats DomainInterfaceAddresses
+    DomainBlockStats DomainBlockStatsFlags DomainInterfaceStats
     DomainBlockPeek DomainMemoryPeek
-    DomainOpenConsole DomainOpenChannel DomainScreenshot DomainSendKey
-    DomainGetHostname DomainGetTime DomainSetTime DomainGetFsInfo DomainFsFreeze DomainFsThaw DomainFsTrim DomainGetGuestInfo
-    DomainSetUserPassword DomainPmSuspendForDuration DomainPmWakeup
+    DomainScreenshot DomainSendKey DomainPmSuspendForDuration DomainPmWakeup
 }
