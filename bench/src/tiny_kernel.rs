@@ -24,6 +24,8 @@ pub enum Ending {
     TripleFault,
     /// Counts at [`COUNTER`] for ever.
     Count,
+    /// Sends back every byte that comes to the serial port, for ever.
+    Echo,
 }
 
 /// Offset of the segment in the image: a page, as loaders that map images like it.
@@ -59,6 +61,12 @@ pub fn code(ending: Ending) -> Vec<u8> {
             code.push(0xb8);
             code.extend(COUNTER.to_le_bytes()); // mov eax, COUNTER
             code.extend([0xff, 0x00, 0xeb, 0xfc]); // inc dword [eax]; jmp to it
+        }
+        Ending::Echo => {
+            code.extend([0x66, 0xba, 0xfd, 0x03]); // mov dx, 3fdh
+            code.extend([0xec, 0xa8, 0x01, 0x74, 0xf7]); // in al, dx; test al, 1; jz to the mov
+            code.extend([0x66, 0xba, 0xf8, 0x03]); // mov dx, 3f8h
+            code.extend([0xec, 0xee, 0xeb, 0xef]); // in al, dx; out dx, al; jmp to the first mov
         }
     }
     code
@@ -148,8 +156,8 @@ mod tests {
 
     use super::*;
 
-    const ENDINGS: [Ending; 5] =
-        [Ending::Reset, Ending::PowerOff, Ending::Halt, Ending::TripleFault, Ending::Count];
+    const ENDINGS: [Ending; 6] =
+        [Ending::Reset, Ending::PowerOff, Ending::Halt, Ending::TripleFault, Ending::Count, Ending::Echo];
 
     fn load(ending: Ending) -> (GuestMemoryMmap, GuestAddress) {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 << 20)]).unwrap();

@@ -39,7 +39,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
     place(board::SYSTEM_CONTROL_PORTS, shared(SystemControl::new()));
     place(board::POST_PORTS, shared(PostCode::default()));
     let backend =
-        Arc::new(CharacterBackend::open(Endpoint::Null, &worker.handle()).expect("nothing to open"));
+        Arc::new(CharacterBackend::open(Endpoint::Null, None, &worker.handle()).expect("nothing to open"));
     place(board::SERIAL_PORTS, shared(Uart::new(line(), backend)));
 
     let ranges = [

@@ -17,7 +17,7 @@ pub const KINDS: u8 = 4;
 
 /// A device, and what has to live as long.
 pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<Loopback>) {
-    let character = || Arc::new(CharacterBackend::open(Endpoint::Null, &worker).expect("nothing to open"));
+    let character = || Arc::new(CharacterBackend::open(Endpoint::Null, None, &worker).expect("nothing to open"));
     match kind % KINDS {
         0 => {
             let config = BlockConfig {

@@ -255,7 +255,8 @@ fn written_directories(arguments: &RunArguments, spec: &MachineSpec) -> anyhow::
         CharacterSpec::File(path) => Some(path.clone()),
         _ => None,
     });
-    let log = arguments.log_file.iter().map(PathBuf::from);
+    let logs = spec.console_ports.iter().filter_map(|port| port.log.clone()).chain(spec.serial_log.clone());
+    let log = arguments.log_file.iter().map(PathBuf::from).chain(logs);
     let mut directories = BTreeSet::new();
     for file in disks.chain(outputs).chain(log) {
         let file = std::path::absolute(&file).with_context(|| format!("cannot place {}", file.display()))?;
@@ -329,11 +330,12 @@ mod tests {
             a.memory = Some("size=4G,hugepages=on".into());
             a.disk = vec!["/images/a.raw".into(), "/images/b.raw".into(), "/read/c.raw,readonly=on".into()];
             a.serial = Some("file=/logs/serial".into());
+            a.console = vec!["null,log=/consoles/hvc0".into()];
             a.verbose = 2;
         })
         .unwrap();
         let text = words.join(" ");
-        let expected = "lab --no-lock --stdin --timeout 604800 --mem 6144 --hugepages 2048 --rw /images --rw /logs -- \
+        let expected = "lab --no-lock --stdin --timeout 604800 --mem 6144 --hugepages 2048 --rw /consoles --rw /images --rw /logs -- \
                         /bin/vireo run --kernel /k --cmdline console=ttyS0 --cpus boot=1,max=1 ";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.ends_with(" -vv"), "{text}");

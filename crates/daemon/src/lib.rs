@@ -7,8 +7,10 @@
 //! Everything is a task of one tokio runtime. What blocks (disks, other programs) runs on its blocking threads, so that nobody
 //! waits for somebody else's work.
 
+mod console;
 pub mod control_group;
 pub mod domain;
+mod guest_agent;
 mod instance;
 pub mod machine_process;
 mod service;

@@ -111,6 +111,8 @@ numbers! {
         CpuIncompatible = 91,
         /// The domain has no such device.
         DeviceMissing = 99,
+        /// Nobody knows the guest's name.
+        NoHostname = 108,
     }
 }
 

@@ -44,6 +44,8 @@ pub struct MachineSpec {
     pub rng: Option<RngSpec>,
     /// The 16550 on I/O port 3F8h.
     pub serial: CharacterSpec,
+    /// A file that everything printed on the serial port is added to; only where there is one.
+    pub serial_log: Option<PathBuf>,
     /// Virtio console ports; the first is hvc0. Empty: no device.
     pub console_ports: Vec<ConsolePortSpec>,
     /// What a reset by the guest does.
@@ -247,6 +249,8 @@ pub struct ConsolePortSpec {
     pub name: Option<String>,
     /// What is on the other end; never [`CharacterSpec::Off`].
     pub backend: CharacterSpec,
+    /// A file that everything printed on the port is added to.
+    pub log: Option<PathBuf>,
 }
 
 /// What a reset by the guest does.

@@ -132,11 +132,12 @@ fn port() -> impl Strategy<Value = ConsolePortConfig> {
         Just(ConsoleMode::File),
         Just(ConsoleMode::Socket)
     ];
-    (mode, path(), any::<bool>()).prop_map(|(mode, path, named)| ConsolePortConfig {
+    (mode, path(), any::<bool>(), of(path())).prop_map(|(mode, path, named, log)| ConsolePortConfig {
         name: named.then(String::new),
         mode,
         file: (mode == ConsoleMode::File).then(|| path.clone()),
         socket: (mode == ConsoleMode::Socket).then_some(path),
+        log,
     })
 }
 
@@ -170,11 +171,13 @@ fn told_apart(mut config: VmConfig) -> VmConfig {
     if let Some(console) = &mut config.console {
         numbered(&mut console.file, next());
         numbered(&mut console.socket, next());
+        numbered(&mut console.log, next());
     }
     for port in config.console_ports.iter_mut().flatten() {
         port.name = port.name.take().map(|_| format!("port.{}", next()));
         numbered(&mut port.file, next());
         numbered(&mut port.socket, next());
+        numbered(&mut port.log, next());
     }
     config
 }
@@ -195,11 +198,16 @@ pub(crate) fn config() -> impl Strategy<Value = VmConfig> {
                 disks,
                 net,
                 rng: rng.map(|src| RngConfig { src }),
-                serial: serial.map(|mode| SerialConfig { mode, file: None, socket: None }),
+                serial: serial.map(|mode| SerialConfig {
+                    mode,
+                    log: (mode == ConsoleMode::Null).then(|| "1.log".into()),
+                    ..SerialConfig::default()
+                }),
                 console: console.map(|port| ConsoleConfig {
                     mode: port.mode,
                     file: port.file,
                     socket: port.socket,
+                    log: port.log,
                 }),
                 platform: None,
                 console_ports,

@@ -44,7 +44,7 @@ fn write(uart: &mut Uart, register: u64, value: u8) {
 
 fn open(endpoint: Endpoint, worker: &Worker) -> (Uart, Arc<Line>) {
     let line = Arc::new(Line::default());
-    let backend = CharacterBackend::open(endpoint, &worker.handle()).unwrap();
+    let backend = CharacterBackend::open(endpoint, None, &worker.handle()).unwrap();
     (Uart::new(Arc::clone(&line) as Arc<dyn InterruptLine>, Arc::new(backend)), line)
 }
 

@@ -3,7 +3,9 @@
 //! Messages are those that virsh prints for the same situation on libvirtd 9.0, where its own part of them is concerned.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod console;
 mod crashes;
+mod guest;
 mod host;
 mod hostile;
 mod life;
@@ -54,9 +56,14 @@ impl Place {
     }
 
     fn command(&self) -> Command {
+        self.command_with(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mock_machine")))
+    }
+
+    /// A daemon whose machines are run by `program`.
+    fn command_with(&self, program: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vireod"));
         command.arg("--state-dir").arg(self.path("state")).arg("--runtime-dir").arg(self.path("run"));
-        command.arg("--machine-program").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mock_machine"));
+        command.arg("--machine-program").arg(program);
         command
     }
 

@@ -67,6 +67,15 @@ impl MachineProcess {
         &self.identity
     }
 
+    /// The user that it runs as.
+    pub fn owner(&self) -> io::Result<u32> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.identity.pid))?;
+        // Real, effective, saved, of file systems (proc(5)).
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let user = users.and_then(|users| users.split_ascii_whitespace().nth(3)?.parse().ok());
+        user.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it has no user"))
+    }
+
     /// Where its files are.
     pub fn directory(&self) -> &Path {
         &self.directory
@@ -131,7 +140,7 @@ impl Drop for MachineProcess {
 
 /// A descriptor whose readability can be waited for.
 #[expect(unsafe_code, reason = "the registration relies on the descriptor staying the same")]
-fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watched(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is one descriptor, open until it is dropped, and nobody takes it out of the registration.
     let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
     Ok(watched?)

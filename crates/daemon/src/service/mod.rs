@@ -22,8 +22,10 @@ use parking_lot::Mutex;
 
 use self::events::Subscriptions;
 use self::storage::Pools;
+use crate::console::Consoles;
 use crate::domain::running::{Layout, Notice};
 use crate::domain::{Domain, Domains, Form, Machines};
+use crate::guest_agent::GuestAgents;
 use crate::instance::Settings;
 use crate::machine_process::confinement::Limits;
 use crate::store::{Kind, Record, Store};
@@ -38,6 +40,8 @@ pub(crate) struct Daemon {
     pools: Arc<Pools>,
     domains: Arc<Domains>,
     machines: Arc<Machines>,
+    consoles: Consoles,
+    agents: GuestAgents,
     /// Domains that end with the connection that started them, by connection.
     attended: Mutex<HashMap<u64, Vec<Uuid>>>,
 }
@@ -69,8 +73,18 @@ impl Daemon {
             Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, limits, places, listener);
         let machines = Arc::new(machines);
         machines.find(lives);
-        let attended = Mutex::default();
-        Self { settings, host: Host::this(), store, subscriptions, pools, domains, machines, attended }
+        Self {
+            settings,
+            host: Host::this(),
+            store,
+            subscriptions,
+            pools,
+            domains,
+            machines,
+            consoles: Consoles::default(),
+            agents: GuestAgents::default(),
+            attended: Mutex::default(),
+        }
     }
 
     /// Reads what the definitions say that nobody has asked for yet, as long as the daemon is there. Blocks.

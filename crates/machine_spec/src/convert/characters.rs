@@ -1,18 +1,33 @@
 //! The serial port and the ports of the virtio console.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::checked_path;
 use crate::error::SpecError;
 use crate::spec::{CharacterSpec, ConsolePortSpec, MAX_CONSOLE_PORTS, MAX_PORT_NAME_BYTES};
 use crate::wire::{ConsoleConfig, ConsoleMode, ConsolePortConfig, SerialConfig};
 
+/// The checked character devices.
+pub(super) struct Characters {
+    pub(super) serial: CharacterSpec,
+    pub(super) serial_log: Option<PathBuf>,
+    pub(super) console_ports: Vec<ConsolePortSpec>,
+}
+
+/// The paths that a description gives a character device.
+#[derive(Default)]
+struct Paths {
+    file: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    log: Option<PathBuf>,
+}
+
 pub(super) fn serial_and_console(
     serial: Option<SerialConfig>,
     console: Option<ConsoleConfig>,
     ports: Vec<ConsolePortConfig>,
-) -> Result<(CharacterSpec, Vec<ConsolePortSpec>), SpecError> {
+) -> Result<Characters, SpecError> {
     let nothing_described = serial.is_none() && console.is_none() && ports.is_empty();
     if ports.len() > MAX_CONSOLE_PORTS {
         return Err(SpecError::Value {
@@ -24,34 +39,36 @@ pub(super) fn serial_and_console(
         });
     }
     let mut users = Users::default();
-    let serial = match serial {
-        None if nothing_described => users.admit("serial", ConsoleMode::Tty, None, None)?,
-        None => CharacterSpec::Off,
-        Some(SerialConfig { mode, file, socket }) => users.admit("serial", mode, file, socket)?,
+    let (serial, serial_log) = match serial {
+        None if nothing_described => users.admit("serial", ConsoleMode::Tty, Paths::default())?,
+        None => (CharacterSpec::Off, None),
+        Some(SerialConfig { mode, file, socket, log }) => {
+            users.admit("serial", mode, Paths { file, socket, log })?
+        }
     };
-    let mut all = Vec::new();
-    if let Some(ConsoleConfig { mode, file, socket }) = console {
-        match users.admit("console", mode, file, socket)? {
-            CharacterSpec::Off => {}
-            backend => all.push(ConsolePortSpec { name: None, backend }),
+    let mut console_ports = Vec::new();
+    if let Some(ConsoleConfig { mode, file, socket, log }) = console {
+        match users.admit("console", mode, Paths { file, socket, log })? {
+            (CharacterSpec::Off, _) => {}
+            (backend, log) => console_ports.push(ConsolePortSpec { name: None, backend, log }),
         }
     }
-    for (index, ConsolePortConfig { name, mode, file, socket }) in ports.into_iter().enumerate() {
+    for (index, ConsolePortConfig { name, mode, file, socket, log }) in ports.into_iter().enumerate() {
         let object = format!("console_ports[{index}]");
-        let backend = match users.admit(&object, mode, file, socket)? {
-            CharacterSpec::Off => {
+        let (backend, log) = match users.admit(&object, mode, Paths { file, socket, log })? {
+            (CharacterSpec::Off, _) => {
                 let conflict = "mode Off";
                 let advice = "a port that is not there is not described: leave it out";
                 return Err(SpecError::Conflict { object, conflict, advice });
             }
-            backend => backend,
+            admitted => admitted,
         };
         if let Some(name) = &name {
             users.admit_name(&object, name)?;
         }
-        all.push(ConsolePortSpec { name, backend });
+        console_ports.push(ConsolePortSpec { name, backend, log });
     }
-    Ok((serial, all))
+    Ok(Characters { serial, serial_log, console_ports })
 }
 
 /// What character devices use already, and which.
@@ -63,6 +80,29 @@ struct Users {
 
 impl Users {
     fn admit(
+        &mut self,
+        object: &str,
+        mode: ConsoleMode,
+        Paths { file, socket, log }: Paths,
+    ) -> Result<(CharacterSpec, Option<PathBuf>), SpecError> {
+        let backend = self.admit_backend(object, mode, file, socket)?;
+        let Some(log) = log else { return Ok((backend, None)) };
+        if backend == CharacterSpec::Off {
+            return Err(SpecError::Conflict {
+                object: object.to_owned(),
+                conflict: "log with mode Off",
+                advice: "a device that is not there prints nothing: leave the log out",
+            });
+        }
+        let log = checked_path(object, "log", log)?;
+        // And the one that it becomes when it is full.
+        for path in [&log, &log.with_added_extension("1")] {
+            self.take(object, format!("file {path:?}"))?;
+        }
+        Ok((backend, Some(log)))
+    }
+
+    fn admit_backend(
         &mut self,
         object: &str,
         mode: ConsoleMode,
@@ -133,20 +173,21 @@ impl Users {
 
 pub(super) fn describe(
     serial: &CharacterSpec,
+    serial_log: Option<&Path>,
     ports: &[ConsolePortSpec],
 ) -> (SerialConfig, ConsoleConfig, Vec<ConsolePortConfig>) {
     let (mode, file, socket) = describe_backend(serial);
-    let serial = SerialConfig { mode, file, socket };
+    let serial = SerialConfig { mode, file, socket, log: serial_log.map(Path::to_owned) };
     let (console, further) = match ports {
-        [ConsolePortSpec { name: None, backend }, further @ ..] => {
+        [ConsolePortSpec { name: None, backend, log }, further @ ..] => {
             let (mode, file, socket) = describe_backend(backend);
-            (ConsoleConfig { mode, file, socket }, further)
+            (ConsoleConfig { mode, file, socket, log: log.clone() }, further)
         }
         ports => (ConsoleConfig::default(), ports),
     };
-    let further = further.iter().map(|ConsolePortSpec { name, backend }| {
+    let further = further.iter().map(|ConsolePortSpec { name, backend, log }| {
         let (mode, file, socket) = describe_backend(backend);
-        ConsolePortConfig { name: name.clone(), mode, file, socket }
+        ConsolePortConfig { name: name.clone(), mode, file, socket, log: log.clone() }
     });
     (serial, console, further.collect())
 }

@@ -45,22 +45,24 @@ impl MachineSpec {
         let (disks, nets) =
             devices::disks_and_nets(disks.unwrap_or_default(), net.unwrap_or_default(), random)?;
         let rng = rng.map(devices::rng).transpose()?;
-        let (serial, console_ports) =
+        let characters::Characters { serial, serial_log, console_ports } =
             characters::serial_and_console(serial, console, console_ports.unwrap_or_default())?;
         let on_reset = match on_reset {
             None | Some(OnResetConfig::Reboot) => OnReset::Reboot,
             Some(OnResetConfig::Exit) => OnReset::Exit,
         };
-        Ok(Self { cpus, memory, boot, disks, nets, rng, serial, console_ports, on_reset })
+        Ok(Self { cpus, memory, boot, disks, nets, rng, serial, serial_log, console_ports, on_reset })
     }
 }
 
 impl From<&MachineSpec> for VmConfig {
     /// The description that gives exactly this machine again, with nothing left to defaults.
     fn from(spec: &MachineSpec) -> Self {
-        let MachineSpec { cpus, memory, boot, disks, nets, rng, serial, console_ports, on_reset } = spec;
+        let MachineSpec { cpus, memory, boot, disks, nets, rng, serial, serial_log, console_ports, on_reset } =
+            spec;
         let BootSpec::Kernel { kernel, initramfs, command_line } = boot;
-        let (serial, console, console_ports) = characters::describe(serial, console_ports);
+        let (serial, console, console_ports) =
+            characters::describe(serial, serial_log.as_deref(), console_ports);
         Self {
             cpus: processors_and_memory::describe_cpus(*cpus),
             memory: processors_and_memory::describe_memory(memory),

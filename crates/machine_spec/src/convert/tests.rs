@@ -273,9 +273,11 @@ fn character_devices_that_cannot_be_are_refused() {
     let serial = |mode, file: Option<&str>, socket: Option<&str>| {
         refusal(|c| {
             let (file, socket) = (file.map(Into::into), socket.map(Into::into));
-            c.serial = Some(SerialConfig { mode, file, socket });
+            c.serial = Some(SerialConfig { mode, file, socket, log: None });
         })
     };
+    let logged =
+        |mode, log: &str| Some(SerialConfig { mode, log: Some(log.into()), ..SerialConfig::default() });
     let tty = |name: Option<&str>| ConsolePortConfig {
         name: name.map(Into::into),
         mode: ConsoleMode::Tty,
@@ -294,6 +296,15 @@ fn character_devices_that_cannot_be_are_refused() {
         (ports(vec![null("a"), null("a")]), "name a is already used by console_ports[0]"),
         (ports(vec![null("a/b")]), "is not the name of a port"),
         (ports(vec![file.clone(), file]), "file \"f\" is already used"),
+        (refusal(|c| c.serial = logged(ConsoleMode::Off, "l")), "serial: log with mode Off"),
+        (refusal(|c| c.serial = logged(ConsoleMode::Pty, "")), "is empty"),
+        (
+            refusal(|c| {
+                c.serial = logged(ConsoleMode::Pty, "l");
+                c.console_ports = Some(vec![ConsolePortConfig { log: Some("l.1".into()), ..null("a") }]);
+            }),
+            "console_ports[0]: file \"l.1\" is already used by serial",
+        ),
         (ports(vec![ConsolePortConfig::default()]), "console_ports[0]: mode Off"),
         (ports((0..33).map(|n| null(&n.to_string())).collect()), "at most 32"),
     ] {

@@ -192,30 +192,37 @@ fn rng(value: &str) -> Result<RngConfig, FlagError> {
 }
 
 fn serial(value: &str) -> Result<SerialConfig, FlagError> {
-    let keys = Keys::parse("serial", Some("mode"), &["mode", "file", "socket"], value)?;
-    let (mode, file, socket, _) = character("serial", keys)?;
-    Ok(SerialConfig { mode, file, socket })
+    let mut keys = Keys::parse("serial", Some("mode"), &["mode", "file", "socket", "log"], value)?;
+    let Character { mode, file, socket, log } = character("serial", &mut keys)?;
+    Ok(SerialConfig { mode, file, socket, log })
 }
 
 /// The first console without a name is hvc0; every other one is a further port.
 fn console(config: &mut VmConfig, value: &str) -> Result<(), FlagError> {
-    let keys = Keys::parse("console", Some("mode"), &["mode", "file", "socket", "name"], value)?;
-    let (mode, file, socket, name) = character("console", keys)?;
+    let mut keys = Keys::parse("console", Some("mode"), &["mode", "file", "socket", "log", "name"], value)?;
+    let Character { mode, file, socket, log } = character("console", &mut keys)?;
+    let name = keys.take("name");
     match &mut config.console {
-        console @ None if name.is_none() => *console = Some(ConsoleConfig { mode, file, socket }),
+        console @ None if name.is_none() => *console = Some(ConsoleConfig { mode, file, socket, log }),
         _ => {
-            let port = ConsolePortConfig { name, mode, file, socket };
+            let port = ConsolePortConfig { name, mode, file, socket, log };
             config.console_ports.get_or_insert_default().push(port);
         }
     }
     Ok(())
 }
 
-type Character = (ConsoleMode, Option<PathBuf>, Option<PathBuf>, Option<String>);
+struct Character {
+    mode: ConsoleMode,
+    file: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    log: Option<PathBuf>,
+}
 
-fn character(option: &'static str, mut keys: Keys) -> Result<Character, FlagError> {
-    let (mode, file, socket) = (keys.take("mode"), keys.take("file"), keys.take("socket"));
-    let mode = match (mode.as_deref(), &file, &socket) {
+fn character(option: &'static str, keys: &mut Keys) -> Result<Character, FlagError> {
+    let mut path = |key| keys.take(key).map(PathBuf::from);
+    let (file, socket, log) = (path("file"), path("socket"), path("log"));
+    let mode = match (keys.take("mode").as_deref(), &file, &socket) {
         (Some("off"), ..) => ConsoleMode::Off,
         (Some("pty"), ..) => ConsoleMode::Pty,
         (Some("tty"), ..) => ConsoleMode::Tty,
@@ -231,7 +238,7 @@ fn character(option: &'static str, mut keys: Keys) -> Result<Character, FlagErro
             });
         }
     };
-    Ok((mode, file.map(PathBuf::from), socket.map(PathBuf::from), keys.take("name")))
+    Ok(Character { mode, file, socket, log })
 }
 
 fn on_reset(value: &str) -> Result<OnResetConfig, FlagError> {

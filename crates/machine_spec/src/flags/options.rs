@@ -62,13 +62,13 @@ pub const OPTIONS: &[MachineOption] = &[
     },
     MachineOption {
         name: "serial",
-        value: "tty|pty|null|off|file=PATH|socket=PATH",
+        value: "tty|pty|null|off|file=PATH|socket=PATH[,log=FILE]",
         repeatable: false,
-        help: "What is on the serial port [default: tty, or off when there is a console]",
+        help: "What is on the serial port; everything printed is added to the log too, which becomes FILE.1 at 1 MiB [default: tty, or off when there is a console]",
     },
     MachineOption {
         name: "console",
-        value: "tty|pty|null|off|file=PATH|socket=PATH[,name=NAME]",
+        value: "tty|pty|null|off|file=PATH|socket=PATH[,log=FILE][,name=NAME]",
         repeatable: true,
         help: "What is on the virtio console; may be repeated for more ports, with a name or as hvc1 and so on [default: off]",
     },

@@ -41,18 +41,21 @@ pub fn spell(config: &VmConfig) -> Vec<String> {
         words.option("rng", Pairs::default().with("src", Some(lossy(&rng.src))).text());
     }
     if let Some(serial) = serial {
-        words.option("serial", spell_character(serial.mode, &serial.file, &serial.socket, None));
+        let paths = [&serial.file, &serial.socket, &serial.log];
+        words.option("serial", spell_character(serial.mode, paths, None));
     }
     match console {
         Some(console) => {
-            words.option("console", spell_character(console.mode, &console.file, &console.socket, None));
+            let paths = [&console.file, &console.socket, &console.log];
+            words.option("console", spell_character(console.mode, paths, None));
         }
         // Keeps a port without a name from becoming hvc0 before the others.
         None if !ports.is_empty() => words.option("console", "off".to_owned()),
         None => {}
     }
     for port in ports {
-        words.option("console", spell_character(port.mode, &port.file, &port.socket, port.name.as_deref()));
+        let paths = [&port.file, &port.socket, &port.log];
+        words.option("console", spell_character(port.mode, paths, port.name.as_deref()));
     }
     words.optional(
         "on-reset",
@@ -188,8 +191,7 @@ fn spell_net(net: &NetConfig) -> String {
 
 fn spell_character(
     mode: ConsoleMode,
-    file: &Option<PathBuf>,
-    socket: &Option<PathBuf>,
+    [file, socket, log]: [&Option<PathBuf>; 3],
     name: Option<&str>,
 ) -> String {
     let word = match mode {
@@ -204,6 +206,7 @@ fn spell_character(
         .plain(word.map(str::to_owned))
         .with("file", file.as_deref().map(lossy))
         .with("socket", socket.as_deref().map(lossy))
+        .with("log", log.as_deref().map(lossy))
         .with("name", name)
         .text()
 }

@@ -42,7 +42,7 @@ fn a_whole_machine_is_read() {
         "--rng",
         "src=/dev/urandom",
         "--serial",
-        "file=/tmp/log",
+        "file=/tmp/out,log=/tmp/log",
         "--console",
         "socket=/tmp/agent,name=org.qemu.guest_agent.0",
         "--console",
@@ -73,7 +73,8 @@ fn a_whole_machine_is_read() {
     let nets = config.net.unwrap();
     assert_eq!(nets[0].ip.unwrap().to_string(), "10.0.0.1");
     assert_eq!(nets[1].fds.as_deref(), Some([3, 4].as_slice()));
-    assert_eq!(config.serial.unwrap().mode, ConsoleMode::File);
+    let serial = config.serial.unwrap();
+    assert_eq!((serial.mode, serial.log.as_deref()), (ConsoleMode::File, Some("/tmp/log".as_ref())));
     assert_eq!(config.console.unwrap().mode, ConsoleMode::Tty);
     assert_eq!(config.console_ports.unwrap()[0].name.as_deref(), Some("org.qemu.guest_agent.0"));
     assert_eq!(config.on_reset, Some(OnResetConfig::Exit));

@@ -330,6 +330,10 @@ pub struct SerialConfig {
     /// Socket, in mode `Socket`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// Everything that the guest prints is added to this file as well, whoever is on the other end. At 1 MiB the file
+    /// becomes `LOG.1` and a new one is begun (an addition to Cloud Hypervisor's API).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
 }
 
 wire_object! {
@@ -344,6 +348,10 @@ wire_object! {
         /// Socket, in mode `Socket`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub socket: Option<PathBuf>,
+        /// Everything that the guest prints is added to this file as well, whoever is on the other end. At 1 MiB the file
+        /// becomes `LOG.1` and a new one is begun (an addition to Cloud Hypervisor's API).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub log: Option<PathBuf>,
     }
     unsupported {
         id,
@@ -368,6 +376,10 @@ pub struct ConsolePortConfig {
     /// Socket, in mode `Socket`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// Everything that the guest prints is added to this file as well, whoever is on the other end. At 1 MiB the file
+    /// becomes `LOG.1` and a new one is begun (an addition to Cloud Hypervisor's API).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
 }
 
 /// What a reset by the guest does.

@@ -71,12 +71,21 @@ impl std::fmt::Display for Endpoint {
 
 /// The live other end: what the pump works on.
 pub(super) enum Ends {
+    /// None: there is only a log.
+    Nothing,
     /// Two descriptors that stay.
     Fixed { input: Option<Stream>, output: Arc<Stream>, _terminal: Option<RawMode> },
     /// A pseudo-terminal's master, and what tells that its slave has been opened.
     Pty { master: Arc<Stream>, opened: OwnedFd },
     /// A listening socket.
     Socket { listener: UnixListener, _path: SocketPath },
+}
+
+impl Ends {
+    /// Whether readers and clients come and go, and output is kept for them in between.
+    pub(super) fn come_and_go(&self) -> bool {
+        matches!(self, Self::Pty { .. } | Self::Socket { .. })
+    }
 }
 
 /// A socket's path, removed when dropped.

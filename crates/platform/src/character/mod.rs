@@ -7,7 +7,9 @@
 //!   device makes the guest wait and is told when there is room again. Nothing is lost.
 //! - With nobody at the other end (a pty that is not open, a socket without a client) the queue keeps the most recent
 //!   output, which a late reader gets first, and the oldest is dropped.
-//! - Files are written by the pump only, because a write to a file can wait for a disk.
+//! - With a log (module `log`), which has everything, a reader of a pty or a client of a socket who is too slow is
+//!   treated likewise; the guest waits for neither. It waits for the log as for any file, but never for a full disk.
+//! - Files, logs too, are written by the pump only, because a write to a file can wait for a disk.
 //!
 //! Descriptors that other processes share (standard input and output) never get `O_NONBLOCK`, which would change them
 //! for those processes too (module `stream`).
@@ -16,6 +18,7 @@
 //! Locks: the device's own, then the state here; the frontend is called with no lock held.
 
 mod endpoint;
+mod log;
 mod pump;
 mod stream;
 mod terminal;
@@ -29,10 +32,13 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 pub use endpoint::{Endpoint, Existing};
+pub use log::LOG_BYTES;
 pub use terminal::restore_terminals;
 
 use crate::guest_warn;
 use crate::worker::{Attached, WorkerHandle};
+use endpoint::Ends;
+use log::Log;
 use pump::Pump;
 use stream::Stream;
 
@@ -79,6 +85,10 @@ enum Route {
 struct State {
     route: Route,
     queue: VecDeque<u8>,
+    /// What the log has not got yet, where there is a log.
+    log: Option<Vec<u8>>,
+    /// Somebody at the other end who is too slow loses the oldest output instead of making the guest wait.
+    sheds_oldest: bool,
     /// The pump has been woken and has not looked yet.
     rung: bool,
     /// The device was refused bytes and waits to be told of room.
@@ -104,6 +114,25 @@ impl Shared {
 
     fn write(&self, bytes: &[u8]) -> usize {
         let mut state = self.state.lock();
+        let log_room = state.log.as_ref().map_or(usize::MAX, |log| QUEUE_BYTES.saturating_sub(log.len()));
+        let offered = &bytes[..bytes.len().min(log_room)];
+        let taken = self.send(&mut state, offered);
+        if let Some(log) = &mut state.log {
+            log.extend_from_slice(&offered[..taken]);
+        }
+        state.starved |= taken < bytes.len();
+        let waiting = state.log.as_ref().is_some_and(|log| !log.is_empty())
+            || !(state.queue.is_empty() || matches!(state.route, Route::Nobody));
+        if waiting && !state.rung {
+            state.rung = true;
+            drop(state);
+            self.ring();
+        }
+        taken
+    }
+
+    /// Gives `bytes` to the other end, or to its queue; returns how many were taken.
+    fn send(&self, state: &mut State, bytes: &[u8]) -> usize {
         let mut taken = 0;
         if let (Route::Direct(stream), true) = (&state.route, state.queue.is_empty()) {
             match stream.write(bytes) {
@@ -115,24 +144,18 @@ impl Shared {
         }
         let rest = &bytes[taken..];
         let room = QUEUE_BYTES - state.queue.len();
-        match state.route {
-            Route::Discard => return bytes.len(),
-            Route::Nobody => {
+        match (&state.route, state.sheds_oldest) {
+            (Route::Discard, _) => return bytes.len(),
+            (Route::Nobody, _) | (_, true) => {
                 let newest = &rest[rest.len().saturating_sub(QUEUE_BYTES)..];
                 state.queue.drain(..newest.len().saturating_sub(room));
                 state.queue.extend(newest);
                 return bytes.len();
             }
-            Route::Direct(_) | Route::Queued => {}
+            (Route::Direct(_) | Route::Queued, false) => {}
         }
         let queued = rest.len().min(room);
         state.queue.extend(&rest[..queued]);
-        state.starved |= queued < rest.len();
-        if !rest.is_empty() && !state.rung {
-            state.rung = true;
-            drop(state);
-            self.ring();
-        }
         taken + queued
     }
 }
@@ -177,22 +200,42 @@ impl std::fmt::Debug for CharacterBackend {
 }
 
 impl CharacterBackend {
-    /// Opens `endpoint` and pumps it on `worker`.
-    pub fn open(endpoint: Endpoint, worker: &WorkerHandle) -> Result<Self, CharacterError> {
+    /// Opens `endpoint` and pumps it on `worker`; all output is added to the file `log` as well, of which at most
+    /// [`LOG_BYTES`] are kept, and as much before that in the file of that name with `.1` behind it.
+    pub fn open(
+        endpoint: Endpoint,
+        log: Option<&Path>,
+        worker: &WorkerHandle,
+    ) -> Result<Self, CharacterError> {
         let name = endpoint.to_string();
         let failure = |what, source| CharacterError { endpoint: name.clone(), what, source };
+        let log = match log.map(|path| (path, Log::open(path))) {
+            None => None,
+            Some((_, Ok(log))) => Some(log),
+            Some((path, Err(source))) => {
+                let endpoint = format!("{name}: log {}", path.display());
+                return Err(CharacterError { endpoint, what: "open it for writing", source });
+            }
+        };
         let bell = rustix::event::eventfd(
             0,
             rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
         )
         .map_err(|error| failure("create an event descriptor", error.into()))?;
         let opened = endpoint.open().map_err(|(what, source)| failure(what, source))?;
-        let state = State { route: opened.route, queue: VecDeque::new(), rung: false, starved: false };
+        let state = State {
+            route: opened.route,
+            queue: VecDeque::new(),
+            log: log.is_some().then(Vec::new),
+            sheds_oldest: log.is_some() && opened.ends.as_ref().is_some_and(Ends::come_and_go),
+            rung: false,
+            starved: false,
+        };
         let shared = Arc::new(Shared { state: Mutex::new(state), bell, frontend: Mutex::new(None) });
-        let pump = match opened.ends {
-            None => None,
-            Some(ends) => {
-                let pump = Pump::new(Arc::clone(&shared), ends);
+        let pump = match (opened.ends, log) {
+            (None, None) => None,
+            (ends, log) => {
+                let pump = Pump::new(Arc::clone(&shared), ends.unwrap_or(Ends::Nothing), log);
                 Some(worker.attach(pump).map_err(|(_, error)| failure("wait for it", error))?)
             }
         };

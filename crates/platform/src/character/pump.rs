@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::endpoint::Ends;
+use super::log::Log;
 use super::stream::Stream;
 use super::{QUEUE_BYTES, Route, Shared, State};
 use crate::guest_warn;
@@ -65,6 +66,9 @@ impl Watch {
 pub(super) struct Pump {
     shared: Arc<Shared>,
     ends: Ends,
+    log: Option<Log>,
+    /// What the log is given next: kept for its memory.
+    logging: Vec<u8>,
     input: Option<Watch>,
     /// A descriptor of its own for the output, so that it can be waited for apart from the input.
     output: Option<Watch>,
@@ -78,10 +82,12 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    pub(super) fn new(shared: Arc<Shared>, ends: Ends) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, ends: Ends, log: Option<Log>) -> Self {
         Self {
             shared,
             ends,
+            log,
+            logging: Vec::new(),
             input: None,
             output: None,
             hung_up: false,
@@ -122,7 +128,7 @@ impl Pump {
         }
         let mut state = self.shared.state.lock();
         state.route = match self.ends {
-            Ends::Fixed { .. } => Route::Discard,
+            Ends::Nothing | Ends::Fixed { .. } => Route::Discard,
             Ends::Pty { .. } | Ends::Socket { .. } => Route::Nobody,
         };
         if matches!(state.route, Route::Discard) {
@@ -133,8 +139,9 @@ impl Pump {
 
     /// Tells the device of room if it waits for some.
     fn tell_room(&self, mut state: parking_lot::MutexGuard<'_, State>) {
-        let bounded = matches!(state.route, Route::Direct(_) | Route::Queued);
-        let room = !bounded || state.queue.len() <= QUEUE_BYTES / 2;
+        let bounded = matches!(state.route, Route::Direct(_) | Route::Queued) && !state.sheds_oldest;
+        let logged = state.log.as_ref().is_none_or(|log| log.len() <= QUEUE_BYTES / 2);
+        let room = logged && (!bounded || state.queue.len() <= QUEUE_BYTES / 2);
         let tell = room && std::mem::take(&mut state.starved);
         drop(state);
         if tell && let Some(frontend) = self.shared.frontend() {
@@ -232,6 +239,20 @@ impl Pump {
         self.meet_reader(poller);
     }
 
+    /// Gives the log what there is for it, without the lock: a disk may be waited for.
+    fn move_log(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        let mut state = self.shared.state.lock();
+        state.rung = false;
+        if let Some(waiting) = &mut state.log {
+            std::mem::swap(waiting, &mut self.logging);
+        }
+        drop(state);
+        log.write(&self.logging);
+        self.logging.clear();
+        self.tell_room(self.shared.state.lock());
+    }
+
     /// Writes the queue to whoever is there.
     fn move_output(&mut self, poller: &mut Poller<'_>) {
         let mut budget = TURN_BYTES;
@@ -321,12 +342,12 @@ impl Pump {
         }
     }
 
-    /// Bytes that must not be lost: those for standard output or a file.
+    /// Bytes that must not be lost: those for standard output, a file or the log.
     fn owed(&self) -> usize {
-        if !matches!(self.ends, Ends::Fixed { .. }) {
-            return 0;
-        }
-        self.writing.len() + self.shared.state.lock().queue.len()
+        let state = self.shared.state.lock();
+        let log = state.log.as_ref().map_or(0, Vec::len);
+        let fixed = matches!(self.ends, Ends::Fixed { .. });
+        log + if fixed { self.writing.len() + state.queue.len() } else { 0 }
     }
 }
 
@@ -340,6 +361,7 @@ impl Task for Pump {
                     self.output = Some(Watch::new(output.try_clone()?, TOKEN_OUTPUT));
                 }
             }
+            Ends::Nothing => {}
             Ends::Pty { opened, .. } => poller.watch(&*opened, TOKEN_ARRIVAL, Interest::Read)?,
             // By edges: a client that can't be accepted for want of descriptors would be reported for ever.
             Ends::Socket { listener, .. } => poller.watch(&*listener, TOKEN_ARRIVAL, Interest::ReadEdge)?,
@@ -360,6 +382,7 @@ impl Task for Pump {
             }
             _ => {}
         }
+        self.move_log();
         self.move_output(poller);
         self.move_input(poller);
     }
@@ -367,6 +390,7 @@ impl Task for Pump {
     fn quiesce(&mut self, poller: &mut Poller<'_>) -> bool {
         if !self.leaving {
             self.leaving = true;
+            self.move_log();
             self.move_output(poller);
             if self.owed() > 0 {
                 self.arm_timer(FAREWELL, poller);

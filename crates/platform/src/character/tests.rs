@@ -42,8 +42,12 @@ struct Setup {
 }
 
 fn open(endpoint: Endpoint) -> Setup {
+    open_logged(endpoint, None)
+}
+
+fn open_logged(endpoint: Endpoint, log: Option<&Path>) -> Setup {
     let worker = Worker::spawn("test").unwrap();
-    let backend = CharacterBackend::open(endpoint, &worker.handle()).unwrap();
+    let backend = CharacterBackend::open(endpoint, log, &worker.handle()).unwrap();
     let (to_received, received) = mpsc::channel();
     let (to_ready, ready) = mpsc::channel();
     let device = Arc::new(Device { space: Mutex::new(1 << 20), received: to_received, ready: to_ready });
@@ -259,7 +263,7 @@ fn a_socket_left_behind_is_replaced_and_one_in_use_is_not() {
     let _setup = open(Endpoint::Socket { path: path.clone() });
     let worker = Worker::spawn("test").unwrap();
     let error =
-        CharacterBackend::open(Endpoint::Socket { path: path.clone() }, &worker.handle()).unwrap_err();
+        CharacterBackend::open(Endpoint::Socket { path: path.clone() }, None, &worker.handle()).unwrap_err();
     assert!(error.to_string().contains(&format!("socket {}: listen on it", path.display())), "{error}");
 }
 
@@ -338,4 +342,99 @@ fn a_terminal_is_raw_while_in_use_and_restored_after() {
     let _setup = open(endpoint());
     restore_terminals();
     assert_eq!(local(), before);
+}
+
+/// Sends all of `data`, waiting for room.
+fn send_all(setup: &Setup, data: &[u8]) {
+    let mut sent = 0;
+    while sent < data.len() {
+        let taken = setup.output().write(&data[sent..]);
+        sent += taken;
+        if taken == 0 {
+            setup.ready.recv_timeout(PATIENCE).unwrap();
+        }
+    }
+}
+
+/// What the old log and the present one have.
+fn logged(path: &Path) -> Vec<u8> {
+    let mut all = std::fs::read(path.with_added_extension("1")).unwrap_or_default();
+    all.extend(std::fs::read(path).unwrap());
+    all
+}
+
+#[test]
+fn a_log_gets_everything_with_nobody_at_the_other_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = numbered(700_000);
+    for (name, endpoint) in [
+        ("null", Endpoint::Null),
+        ("pty", Endpoint::Pty),
+        ("socket", Endpoint::Socket { path: folder.path().join("s") }),
+        ("file", Endpoint::File { path: folder.path().join("f"), existing: Existing::Truncate }),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "before\n").unwrap();
+        let setup = open_logged(endpoint, Some(&path));
+        send_all(&setup, &data);
+        drop(setup);
+        assert!(logged(&path) == [b"before\n", data.as_slice()].concat(), "{name}");
+    }
+    assert!(std::fs::read(folder.path().join("f")).unwrap() == data);
+}
+
+#[test]
+fn with_a_log_a_reader_who_does_not_read_loses_the_oldest_and_holds_nobody_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let setup = open_logged(Endpoint::Pty, Some(&path));
+    let mut reader = open_reader(setup.backend.pty_path().unwrap());
+    reader.write_all(b"x").unwrap();
+    setup.expect(b"x");
+    let mut data = numbered(500_000);
+    data.extend(b"login: ");
+    send_all(&setup, &data);
+    let seen = read_until(&mut reader, b"login: ");
+    assert!(seen.len() < data.len());
+    drop(setup);
+    assert!(logged(&path) == data);
+}
+
+#[test]
+fn a_full_log_is_put_aside_and_only_one_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let setup = open_logged(Endpoint::Null, Some(&path));
+    let limit = usize::try_from(LOG_BYTES).unwrap();
+    let data = numbered(3 * limit + 5);
+    send_all(&setup, &data);
+    drop(setup);
+    assert!(std::fs::read(&path).unwrap() == data[3 * limit..]);
+    assert!(std::fs::read(folder.path().join("log.1")).unwrap() == data[2 * limit..3 * limit]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn a_log_that_cannot_be_put_aside_is_emptied() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    std::fs::create_dir_all(folder.path().join("log.1/occupied")).unwrap();
+    let mut log = Log::open(&path).unwrap();
+    let limit = usize::try_from(LOG_BYTES).unwrap();
+    log.write(&numbered(limit + 5));
+    assert_eq!(std::fs::read(&path).unwrap(), numbered(limit + 5)[limit..]);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_or_opened_is_told_and_stops_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    std::fs::write(&path, "").unwrap();
+    Log::unwritable(&path).write(b"lost");
+    let worker = Worker::spawn("test").unwrap();
+    for bad in [folder.path().to_owned(), folder.path().join("no/log"), "/dev/null".into()] {
+        let error = CharacterBackend::open(Endpoint::Null, Some(&bad), &worker.handle()).unwrap_err();
+        let expected = format!("character device null: log {}: open it", bad.display());
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
 }

@@ -34,7 +34,7 @@ fn rig(names: &[Option<&str>], features: u64) -> Rig {
         ends.push(ours);
         let input = OwnedFd::from(theirs.try_clone().unwrap());
         let endpoint = Endpoint::Stdio { input, output: theirs.into() };
-        let backend = CharacterBackend::open(endpoint, &worker.handle()).unwrap();
+        let backend = CharacterBackend::open(endpoint, None, &worker.handle()).unwrap();
         ports.push(PortConfig { name: name.map(str::to_owned), backend: Arc::new(backend) });
     }
     let console = Console::build(ConsoleConfig { ports, worker: worker.handle() }).unwrap();
@@ -304,7 +304,7 @@ fn chains_that_break_a_rule_break_the_device_until_reset() {
 #[test]
 fn a_port_takes_input_only_when_open_and_only_so_much() {
     let worker = Worker::spawn("console").unwrap();
-    let backend = CharacterBackend::open(Endpoint::Null, &worker.handle()).unwrap();
+    let backend = CharacterBackend::open(Endpoint::Null, None, &worker.handle()).unwrap();
     let port = port::Port::new(Some("channel".to_owned()), backend.output());
     assert_eq!(port.receive_space(), 0);
     port.set_guest_open(true);
@@ -322,7 +322,7 @@ fn a_port_is_described_properly_or_not_built() {
     let build = |names: &[&str]| {
         let port = |name: &&str| PortConfig {
             name: Some((*name).to_owned()),
-            backend: Arc::new(CharacterBackend::open(Endpoint::Null, &worker.handle()).unwrap()),
+            backend: Arc::new(CharacterBackend::open(Endpoint::Null, None, &worker.handle()).unwrap()),
         };
         let ports = names.iter().map(port).collect();
         Console::build(ConsoleConfig { ports, worker: worker.handle() }).map(|_| ())

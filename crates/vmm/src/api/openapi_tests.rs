@@ -146,13 +146,14 @@ fn full_config() -> VmConfig {
             ..NetConfig::default()
         }]),
         rng: Some(RngConfig { src: "/dev/urandom".into() }),
-        serial: Some(SerialConfig { mode: ConsoleMode::Off, file: path(), socket: path() }),
-        console: Some(ConsoleConfig { mode: ConsoleMode::Off, file: path(), socket: path() }),
+        serial: Some(SerialConfig { mode: ConsoleMode::Off, file: path(), socket: path(), log: path() }),
+        console: Some(ConsoleConfig { mode: ConsoleMode::Off, file: path(), socket: path(), log: path() }),
         console_ports: Some(vec![ConsolePortConfig {
             name: Some("a".into()),
             mode: ConsoleMode::Null,
             file: path(),
             socket: path(),
+            log: path(),
         }]),
         on_reset: Some(OnResetConfig::Exit),
         platform: None,

@@ -175,6 +175,7 @@ fn info_has_the_description_the_state_and_the_pseudo_terminals() {
         let port = |name: Option<&str>| machine_spec::spec::ConsolePortSpec {
             name: name.map(str::to_owned),
             backend: machine_spec::spec::CharacterSpec::Pty,
+            log: None,
         };
         spec.serial = machine_spec::spec::CharacterSpec::Pty;
         spec.console_ports = vec![port(None), port(Some("a")), port(Some("b"))];
@@ -210,7 +211,7 @@ fn the_first_console_port_is_in_the_list_when_it_has_a_name() {
         let mut spec = least();
         let name = Some("a".to_owned());
         let backend = machine_spec::spec::CharacterSpec::Pty;
-        spec.console_ports = vec![machine_spec::spec::ConsolePortSpec { name, backend }];
+        spec.console_ports = vec![machine_spec::spec::ConsolePortSpec { name, backend, log: None }];
         Ok(Reply::Info {
             spec: Box::new(spec),
             state: VmState::Running,

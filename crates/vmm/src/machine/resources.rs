@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block_io::BlockBackend;
@@ -46,12 +46,12 @@ impl HostResources {
         let nets = spec.nets.iter().map(open_net).collect::<Result<_, _>>()?;
         let serial = match &spec.serial {
             CharacterSpec::Off => None,
-            other => Some(open_character("--serial", other, worker)?),
+            other => Some(open_character("--serial", other, spec.serial_log.as_deref(), worker)?),
         };
         let console_ports = spec
             .console_ports
             .iter()
-            .map(|port| open_character("--console", &port.backend, worker))
+            .map(|port| open_character("--console", &port.backend, port.log.as_deref(), worker))
             .collect::<Result<_, _>>()?;
         Ok(Self { disks, disk_counters, nets, serial, console_ports, worker: worker.clone() })
     }
@@ -112,6 +112,7 @@ fn inherited(number: RawFd) -> Result<OwnedFd, BuildError> {
 fn open_character(
     option: &str,
     spec: &CharacterSpec,
+    log: Option<&Path>,
     worker: &WorkerHandle,
 ) -> Result<Arc<CharacterBackend>, BuildError> {
     let endpoint = match spec {
@@ -127,7 +128,7 @@ fn open_character(
             Endpoint::Stdio { input, output }
         }
     };
-    let backend = CharacterBackend::open(endpoint, worker)
+    let backend = CharacterBackend::open(endpoint, log, worker)
         .map_err(|error| BuildError::Character { option: option.to_owned(), error })?;
     if let Some(path) = backend.pty_path() {
         tracing::info!(option, path = %path.display(), "pseudo-terminal");

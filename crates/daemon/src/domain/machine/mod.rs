@@ -58,6 +58,8 @@ const MAX_REFUSALS: usize = 100;
 pub struct Places {
     /// Directory of sockets of channels whose document names none.
     pub channels: PathBuf,
+    /// Directory of logs of serial ports and consoles; without one they have no logs.
+    pub consoles: Option<PathBuf>,
     /// Directories beside an image's own in which its backing files may lie when the document does not say where.
     pub backing_directories: Vec<PathBuf>,
     /// Volumes that disks may name, by pool and name.

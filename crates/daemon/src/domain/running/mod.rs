@@ -48,6 +48,7 @@ use libvirt_xml::domain::Domain as Definition;
 
 use super::machine::{Lifecycle, Places};
 use super::{Domain, DomainError, Domains, PAUSED, Status};
+use crate::console;
 use crate::machine_process::confinement::{Confinement, Limits};
 use crate::machine_process::{ControlClient, MachineProcess};
 use crate::store::Store;
@@ -220,7 +221,19 @@ impl Machines {
     fn places(&self, uuid: Uuid, document: &Definition) -> Places {
         let places = (self.finder)(document);
         let abilities = self.confining_abilities(places.abilities);
-        Places { channels: self.directory(uuid), abilities, ..places }
+        let consoles = Some(console::log_directory(&self.layout.consoles, uuid));
+        Places { channels: self.directory(uuid), consoles, abilities, ..places }
+    }
+
+    /// Removes what the consoles of a domain that is no more have shown. Blocks for a moment.
+    pub(crate) fn forget_consoles(&self, uuid: Uuid) {
+        let directory = console::log_directory(&self.layout.consoles, uuid);
+        match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{}: cannot remove it: {error}", directory.display());
+            }
+            _ => {}
+        }
     }
 
     fn new_id(&self) -> i32 {
@@ -250,9 +263,16 @@ impl Machines {
     /// Presses the power button; what follows is the guest's business.
     pub(crate) async fn press_power_button(&self, domain: &Domain) -> Result<(), DomainError> {
         let live = self.awake(domain, "be asked to shut down")?;
-        // Whoever asked for a restart before has been overruled.
-        *live.machine.intent.lock() = None;
+        self.forget_restart(domain);
         live.machine.ask(domain.name(), "vm.power-button", watch::Outcome::AnsweredOrOff).await
+    }
+
+    /// Whoever asked for a restart before is overruled: what the guest does next is what is meant.
+    pub(crate) fn forget_restart(&self, domain: &Domain) {
+        if let Some(live) = domain.live() {
+            let mut intent = live.machine.intent.lock();
+            *intent = intent.filter(|intent| *intent != Intent::Restart);
+        }
     }
 
     /// Presses the power button, and starts the guest again when it has powered off.

@@ -1,9 +1,10 @@
 //! The document of a running machine: its definition, and what it has got when it was started.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::character::{CharacterDevice, CharacterSource, CharacterType, ConnectMode};
+use machine_spec::wire::ConsoleMode;
 use serde_json::Value;
 
 use crate::domain::machine::{ConsolePlace, MachinePlan};
@@ -24,7 +25,8 @@ pub(crate) struct Console {
 }
 
 /// Where the planned consoles are, now that the machine (`info`, its own words) has made them. Two devices of a document that are
-/// one device of the machine have the same alias and are one here.
+/// one device of the machine have the same alias and are one here. Only pseudo-terminals are the machine's to name: the daemon opens
+/// what is named here.
 pub(super) fn consoles(plan: &MachinePlan, info: &Value) -> Vec<Console> {
     let mut consoles: Vec<Console> = Vec::new();
     for console in &plan.consoles {
@@ -39,14 +41,18 @@ pub(super) fn consoles(plan: &MachinePlan, info: &Value) -> Vec<Console> {
             ConsolePlace::Console => &config["console"],
             ConsolePlace::Port(index) => &config["console_ports"][index],
         };
-        let terminal = port["mode"] == "Pty";
-        let path = if terminal { &port["file"] } else { &port["socket"] };
+        let terminal = console.mode == ConsoleMode::Pty;
+        let path = match console.mode {
+            ConsoleMode::Pty => port["file"].as_str().map(PathBuf::from),
+            ConsoleMode::Socket => console.place.end(&plan.config).map(Path::to_owned),
+            _ => None,
+        };
         consoles.push(Console {
             alias,
             name: device.and_then(|device| device.target.clone()),
-            path: path.as_str().map(PathBuf::from),
+            path,
             terminal,
-            log: port["log"].as_str().map(PathBuf::from),
+            log: console.place.log(&plan.config).map(Path::to_owned),
         });
     }
     consoles

@@ -1,6 +1,7 @@
 //! From a definition to a machine that is watched. What fails on the way is undone: no process, no interface, no trace but the
 //! error.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::watch::{FAILED, Request, STOPPED, STOPPED_FAILED, Watch};
 use super::{MOST_WAITING, Machine, Machines, Notice, present};
+use crate::console;
 use crate::domain::machine::{MachinePlan, machine};
 use crate::domain::{Document, Domain, DomainError, PAUSED, RUNNING, Status};
 use crate::machine_process::{ControlError, MachineProcess, launch};
@@ -142,6 +144,12 @@ async fn prepare(
     if let Some(tap) = plan.taps.first() {
         let message = format!("{}: interfaces are not connected by this daemon: remove it", tap.path);
         return Err(DomainError::Unsupported(message));
+    }
+    if plan.consoles.iter().any(|console| console.place.log(&plan.config).is_some()) {
+        let directory = console::log_directory(&machines.layout.consoles, uuid);
+        let mut builder = std::fs::DirBuilder::new();
+        let made = builder.recursive(true).mode(0o700).create(&directory);
+        made.map_err(|error| DomainError::Host(format!("cannot make '{}': {error}", directory.display())))?;
     }
     let confinement = machines.prepare_confinement(uuid, &plan.host).await?;
     let directory = machines.directory(uuid);

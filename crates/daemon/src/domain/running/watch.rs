@@ -333,6 +333,9 @@ impl Machines {
         if let Err(error) = settled {
             tracing::error!("domain '{}' has ended, and that can't be written down: {error}", domain.name());
         }
+        if self.domains.by_uuid(uuid).is_none() {
+            self.forget_consoles(uuid);
+        }
         for (event, detail) in farewell.before.into_iter().chain([(STOPPED, farewell.stopped)]) {
             self.tell(&domain, Notice::Lifecycle(event, detail));
         }

@@ -74,7 +74,10 @@ impl Daemon {
             Ok(())
         };
         let change = self.domains.undefine(&self.store, domain.uuid(), allowed);
-        self.settle(change.map_err(|error| domain_error(&error))?).await?;
+        let (_, after) = self.settle(change.map_err(|error| domain_error(&error))?).await?;
+        if after.is_none() {
+            self.machines.forget_consoles(domain.uuid());
+        }
         self.tell_lifecycle(&domain, Lifecycle::Removed);
         let Some(path) = nvram.filter(|_| flags & UNDEFINE_NVRAM != 0) else { return Ok(()) };
         std::fs::remove_file(&path).map_err(|error| {

@@ -7,9 +7,11 @@ use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, ClientHandle, Table};
 use libvirt_rpc::types::RemoteDomain;
 
+use super::guest::{agent_error, has_agent};
 use super::{domain_error, only, remote};
 use crate::domain::running::Start;
 use crate::domain::{Domain, DomainError, Form};
+use crate::guest_agent::ShutdownMode;
 use crate::service::Daemon;
 
 /// virDomainCreateFlags: the guest waits before its first instruction.
@@ -99,11 +101,28 @@ impl Daemon {
             let message = "guests are asked by the ACPI power button (acpi) or by their agent (agent)";
             return Err(RpcError::unsupported_argument(message));
         }
+        let (button, agent) = (flags & BY_POWER_BUTTON != 0, flags & BY_AGENT != 0);
+        // Without a choice the agent is asked where there is one, and then the button is pressed, as by libvirt.
+        let either = button == agent;
+        if agent || (either && has_agent(&domain)) {
+            let mode = if again { ShutdownMode::Reboot } else { ShutdownMode::PowerDown };
+            match self.ask_agent(&domain, mode).await {
+                Err(error) if either => tracing::debug!("domain '{}': {}", domain.name(), error.message),
+                asked => return asked,
+            }
+        }
         if again {
             done(self.machines.reboot(&domain).await)
         } else {
             done(self.machines.press_power_button(&domain).await)
         }
+    }
+
+    async fn ask_agent(&self, domain: &Domain, mode: ShutdownMode) -> Result<(), RpcError> {
+        let agent = self.agent(domain).await?;
+        // Whoever asked for a restart before has been overruled.
+        self.machines.forget_restart(domain);
+        agent.shut_down(mode).await.map_err(|error| agent_error(&error))
     }
 }
 

@@ -1,7 +1,10 @@
 //! Domains: libvirt's procedures over [`crate::domain`], which knows what domains are.
 
+mod console;
 mod definition;
 mod devices;
+mod guest;
+mod guest_information;
 mod information;
 mod jobs;
 mod lifecycle;
@@ -12,6 +15,7 @@ mod metadata;
 mod pins;
 mod running;
 mod statistics;
+mod streams;
 mod tune;
 mod usage;
 
@@ -49,6 +53,8 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         statistics::register,
         measured::register,
         running::register,
+        console::register,
+        guest::register,
     ];
     families.into_iter().fold(table, |table, register| register(table))
 }

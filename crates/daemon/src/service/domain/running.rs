@@ -39,8 +39,6 @@ macro_rules! refused {
 
 refused! {
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
-    DomainSetMemoryStatsPeriod DomainInterfaceAddresses DomainBlockPeek DomainMemoryPeek
-    DomainOpenConsole DomainOpenChannel DomainScreenshot DomainSendKey
-    DomainGetHostname DomainGetTime DomainSetTime DomainGetFsInfo DomainFsFreeze DomainFsThaw DomainFsTrim DomainGetGuestInfo
-    DomainSetUserPassword DomainPmSuspendForDuration DomainPmWakeup
+    DomainSetMemoryStatsPeriod DomainBlockPeek DomainMemoryPeek
+    DomainScreenshot DomainSendKey DomainPmSuspendForDuration DomainPmWakeup
 }

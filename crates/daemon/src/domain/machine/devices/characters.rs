@@ -7,6 +7,7 @@ use libvirt_xml::domain::character::{CharacterDevice, CharacterType, TargetType}
 use machine_spec::wire::{ConsoleConfig, ConsoleMode, ConsolePortConfig, SerialConfig, VmConfig};
 
 use super::{ConsolePlace, MachineDevice, Planned, PlannedConsole, paths};
+use crate::console::log_path;
 use crate::domain::machine::{Findings, Places};
 
 /// The host's end of a character device.
@@ -14,6 +15,8 @@ struct End {
     mode: ConsoleMode,
     file: Option<PathBuf>,
     socket: Option<PathBuf>,
+    /// What serial ports and consoles print.
+    log: Option<PathBuf>,
 }
 
 /// Serial ports, then consoles, then channels.
@@ -29,8 +32,8 @@ pub(super) fn plan(
     for (number, (path, serial)) in paths("serial", serials.len()).zip(serials).enumerate() {
         if number > 0 {
             findings.refuse(&path, "there is one serial port", "use a console of type virtio for more");
-        } else if let Some(End { mode, file, socket }) = end(&path, serial, None, findings) {
-            config.serial = Some(SerialConfig { mode, file, socket });
+        } else if let Some(End { mode, file, socket, log }) = end(&path, serial, places, findings) {
+            config.serial = Some(SerialConfig { mode, file, socket, log });
             add(planned, "serial", path, serial, ConsolePlace::Serial, mode);
         }
     }
@@ -42,20 +45,20 @@ pub(super) fn plan(
             findings.refuse(&path, "only the first console is that of the serial port", advice);
             continue;
         }
-        let Some(End { mode, file, socket }) = end(&path, console, None, findings) else { continue };
+        let Some(End { mode, file, socket, log }) = end(&path, console, places, findings) else { continue };
         if !virtio {
             // The same device as the first serial port, which comes first where both are.
             if serials.is_empty() {
-                config.serial = Some(SerialConfig { mode, file, socket });
+                config.serial = Some(SerialConfig { mode, file, socket, log });
             }
             add(planned, "serial", path, console, ConsolePlace::Serial, mode);
         } else if config.console.is_none() {
-            config.console = Some(ConsoleConfig { mode, file, socket });
+            config.console = Some(ConsoleConfig { mode, file, socket, log });
             add(planned, "console", path, console, ConsolePlace::Console, mode);
         } else {
             let place = ConsolePlace::Port(ports.len());
             add(planned, &format!("console_ports[{}]", ports.len()), path, console, place, mode);
-            ports.push(ConsolePortConfig { name: None, mode, file, socket });
+            ports.push(ConsolePortConfig { name: None, mode, file, socket, log });
         }
     }
     let channels = &domain.devices.channels;
@@ -68,11 +71,10 @@ pub(super) fn plan(
             findings.refuse(&path, "the channel has no name", "name it: <target type='virtio' name='…'/>");
             continue;
         };
-        let socket = places.channels.join(file_name(&name));
-        let Some(End { mode, file, socket }) = end(&path, channel, Some(socket), findings) else { continue };
+        let Some(End { mode, file, socket, log }) = end(&path, channel, places, findings) else { continue };
         let place = ConsolePlace::Port(ports.len());
         add(planned, &format!("console_ports[{}]", ports.len()), path, channel, place, mode);
-        ports.push(ConsolePortConfig { name: Some(name), mode, file, socket });
+        ports.push(ConsolePortConfig { name: Some(name), mode, file, socket, log });
     }
     config.console_ports = Some(ports);
 }
@@ -102,13 +104,14 @@ fn add(
     planned.consoles.push(PlannedConsole { path, place, mode, terminal });
 }
 
-/// The host's end; `socket` is the path of one whose document has none.
-fn end(
-    path: &str,
-    device: &CharacterDevice,
-    socket: Option<PathBuf>,
-    findings: &mut Findings,
-) -> Option<End> {
+/// The host's end. Of consoles the daemon keeps a log; the socket of a channel has a place when the document names none.
+fn end(path: &str, device: &CharacterDevice, places: &Places, findings: &mut Findings) -> Option<End> {
+    let channel = device.target.as_ref().and_then(|target| target.name.as_deref());
+    let socket = channel.map(|name| places.channels.join(file_name(name)));
+    let log = match (channel, &places.consoles, device.info.alias_name()) {
+        (None, Some(directory), Some(alias)) => Some(log_path(directory, alias)),
+        _ => None,
+    };
     let backend = &device.backend;
     let given = backend.path().map(PathBuf::from);
     let (mode, file, socket) = match backend.kind {
@@ -133,5 +136,5 @@ fn end(
         findings.refuse(path, "it names no path", "name one: <source path='…'/>");
         return None;
     }
-    Some(End { mode, file, socket })
+    Some(End { mode, file, socket, log })
 }

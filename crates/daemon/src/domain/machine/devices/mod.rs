@@ -86,6 +86,16 @@ impl ConsolePlace {
         }?;
         file.as_deref().or(socket.as_deref())
     }
+
+    /// The log in a description of the machine.
+    pub fn log(self, config: &VmConfig) -> Option<&Path> {
+        let log = match self {
+            Self::Serial => &config.serial.as_ref()?.log,
+            Self::Console => &config.console.as_ref()?.log,
+            Self::Port(index) => &config.console_ports.as_ref()?.get(index)?.log,
+        };
+        log.as_deref()
+    }
 }
 
 /// A serial port, console or channel.

@@ -17,6 +17,7 @@ fn places() -> Places {
     let volume = Volume { path: "/pool/v.img".into(), format: ImageFormat::Qcow2 };
     Places {
         channels: "/run/vireo/channels/1".into(),
+        consoles: Some("/var/lib/vireo/consoles/1".into()),
         backing_directories: vec!["/images".into()],
         volumes: [(("p".to_owned(), "v".to_owned()), volume)].into(),
         abilities: all,
@@ -126,6 +127,25 @@ fn the_tuned_domain_without_what_is_still_to_come_becomes_a_machine() {
     assert_eq!(plan.host.cpu_features, [RequiredFeature { name: "avx2".to_owned(), present: true }]);
     // Nothing but the terminal of the process would be there otherwise.
     assert_eq!(plan.config.serial.unwrap().mode, ConsoleMode::Off);
+}
+
+#[test]
+fn consoles_of_a_machine_have_logs_and_channels_have_none() {
+    let mut domain = complete(
+        "<domain type='kvm'><name>a</name><memory>65536</memory><os><type>hvm</type><kernel>/k</kernel></os><devices>
+        <serial type='pty'/><console type='pty'><target type='serial'/></console>
+        <console type='null'><target type='virtio'/></console>
+        <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel></devices></domain>",
+    );
+    let logs = |domain: &Domain| {
+        let plan = translated(domain);
+        let log = |place: ConsolePlace| place.log(&plan.config).map(|path| path.to_str().unwrap().to_owned());
+        plan.consoles.iter().map(|console| log(console.place)).collect::<Vec<_>>()
+    };
+    assert_eq!(logs(&domain), [None, None, None, None], "a definition's devices have no names yet");
+    libvirt_xml::domain::assign::start(&mut domain, 1);
+    let path = |name: &str| Some(format!("/var/lib/vireo/consoles/1/{name}.log"));
+    assert_eq!(logs(&domain), [path("serial0"), path("serial0"), path("console1"), None]);
 }
 
 #[test]
