@@ -141,7 +141,7 @@ fn autostart_rename_and_texts_are_set() {
     place.fails(&["desc", "one", "x", "--live"], 5, &["not running", "`vireo start`"]);
     assert_eq!(place.ok(&["rename", "one", "three"]), "Domain 'one' renamed to 'three'\n");
     assert_eq!(place.ok(&["list", "--all", "--name"]), "three\ntwo\n");
-    place.fails(&["domrename", "three", "two"], 1, &["cannot rename domain three to two", "already exists"]);
+    place.fails(&["domrename", "three", "two"], 5, &["cannot rename domain three to two", "already exists"]);
     place.fails(&["autostart", "one"], 4, &["there is no domain"]);
 }
 

@@ -77,8 +77,9 @@ fn top_ends_by_a_signal_and_leaves_the_terminal_as_it_was() {
 fn listening(place: &Place, arguments: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = place.command(arguments).stdout(Stdio::piped()).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
-    // Definitions are made until the first of them is heard of.
-    let file = place.document("first", "");
+    // Definitions are made until one of them is heard of; the UUID makes them definitions of the same domain.
+    let uuid = "</name><uuid>0c4b8f6e-12d3-4c5b-9e7a-000000000001</uuid>";
+    let file = place.write("first.xml", &document("first", "").replace("</name>", uuid));
     let heard = std::sync::atomic::AtomicBool::new(false);
     let heard = &heard;
     std::thread::scope(|scope| {
