@@ -15,7 +15,6 @@ mod create;
 mod info;
 mod map;
 mod measure;
-mod output;
 mod progress;
 pub(crate) mod qemu_img;
 mod rebase;
@@ -82,7 +81,7 @@ fn run(verb: Verb) -> ExitCode {
         Verb::Snapshot(arguments) => ("snapshot", snapshot::run(&arguments)),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("{}: {}", qemu_img::prefix(name), output::in_one_line(&error));
+        eprintln!("{}: {}", qemu_img::prefix(name), crate::output::in_one_line(&error));
         ExitCode::FAILURE
     })
 }

@@ -1,18 +1,23 @@
 //! `vireo`: the command line. Each subcommand is a module that owns its arguments; this file only tells them apart.
 //! Called by the name `qemu-img`, it answers as that program.
 
+mod connection;
+mod domain_command;
 mod image_command;
 mod lab_command;
+mod output;
 mod run_command;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Create, run and watch virtual machines.
 #[derive(Debug, Parser)]
 #[command(name = "vireo", version, max_term_width = 110)]
 struct CommandLine {
+    #[command(flatten)]
+    options: connection::Options,
     #[command(subcommand)]
     command: Command,
 }
@@ -22,18 +27,27 @@ enum Command {
     Image(image_command::Arguments),
     Lab(lab_command::Arguments),
     Run(run_command::RunArguments),
+    #[command(flatten)]
+    Domain(domain_command::Verb),
 }
 
 fn main() -> ExitCode {
     if image_command::qemu_img::called_as_qemu_img() {
         return image_command::qemu_img::main();
     }
-    match CommandLine::parse().command {
+    let CommandLine { options, command } = CommandLine::parse();
+    if options.any() && matches!(command, Command::Image(_) | Command::Lab(_) | Command::Run(_)) {
+        let kind = clap::error::ErrorKind::ArgumentConflict;
+        let message = "this command asks no daemon: the options before it are for those that do";
+        CommandLine::command().error(kind, message).exit();
+    }
+    match command {
         Command::Image(arguments) => image_command::main(arguments),
         Command::Lab(arguments) => lab_command::main(arguments),
         Command::Run(arguments) => run_command::run(arguments).unwrap_or_else(|error| {
             eprintln!("vireo run: {error:#}");
             ExitCode::FAILURE
         }),
+        Command::Domain(verb) => domain_command::main(verb, &options),
     }
 }

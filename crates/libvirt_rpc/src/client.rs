@@ -27,7 +27,7 @@ use crate::procedures::{
 use crate::xdr::{Xdr, XdrError};
 
 pub use stream::{ClientStream, Input};
-pub use uri::{Target, UriError};
+pub use uri::{Target, UriError, own_sockets};
 
 /// What can go wrong at the client's side.
 #[derive(Debug, thiserror::Error)]
@@ -109,7 +109,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to the daemon of `uri` (`qemu:///system`, `qemu:///session`, with `?socket=PATH` where it is elsewhere) and opens it.
+    /// Connects to the daemon of `uri` (`qemu:///system`, with `?socket=PATH` where it is elsewhere; see [`Target`]) and opens it.
     ///
     /// # Errors
     /// See [`ClientError`].

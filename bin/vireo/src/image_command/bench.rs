@@ -11,7 +11,7 @@ use clap::Args;
 use super::arguments::{
     Cache, SourceFormat, access_to_read, format_to_read, format_to_write, image_path, size,
 };
-use super::output::print;
+use crate::output::print;
 
 /// How requests reach the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -11,8 +11,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::arguments::{Cache, Output, SourceFormat, format_to_read, format_to_write, image_path};
-use super::output::{print, print_json};
 use super::qemu_img::program;
+use crate::output::{print, print_json};
 
 const CORRUPT: u8 = 2;
 const LEAKS: u8 = 3;

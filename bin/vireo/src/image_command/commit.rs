@@ -10,8 +10,8 @@ use block_io::operations::{AfterCommit, ImageAccess, ImageFormat, commit};
 use clap::Args;
 
 use super::arguments::{Cache, Format, format_to_write, image_path, size};
-use super::output::print;
 use super::progress::{Display, interrupted};
+use crate::output::print;
 
 /// Write what an image has of its own into its backing file.
 ///

@@ -7,9 +7,9 @@ use block_io::operations::{OpenImage, OperationError, Progress, compare, compare
 use clap::Args;
 
 use super::arguments::{Cache, SourceFormat, access_to_read, format_to_read, image_path};
-use super::output::{in_one_line, print};
 use super::progress::{Display, interrupted};
 use super::qemu_img::prefix;
+use crate::output::{in_one_line, print};
 
 const DIFFERENT: u8 = 1;
 const FAILED: u8 = 2;

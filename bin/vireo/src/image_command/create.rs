@@ -9,7 +9,7 @@ use block_io::qcow2::{BackingName, Compression, DataFileName, Preallocation, Qco
 use clap::Args;
 
 use super::arguments::{Format, image_path, size};
-use super::output::print;
+use crate::output::print;
 
 const OPTIONS: &str = "\
 Options of a format (-o), with commas between them, or -o repeated:

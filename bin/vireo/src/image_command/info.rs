@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use self::text::as_text;
 use super::arguments::{Cache, Output, SourceFormat, access_to_read, image_path};
-use super::output::{print, print_json};
+use crate::output::{print, print_json};
 
 /// Tell what an image is and says about itself.
 ///

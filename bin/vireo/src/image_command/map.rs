@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::arguments::{Cache, Output, SourceFormat, access_to_read, format_to_read, image_path, size};
-use super::output::harmless;
+use crate::output::harmless;
 
 /// Tell where an image and its backing files store the disk.
 ///

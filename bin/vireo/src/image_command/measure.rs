@@ -13,8 +13,8 @@ use super::arguments::{
     Cache, Format, Output, SourceFormat, access_to_read, format_to_read, image_path, size,
 };
 use super::create;
-use super::output::{print, print_json};
 use super::progress::{Display, interrupted};
+use crate::output::{print, print_json};
 
 /// Tell how large the file of an image would be.
 ///

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::output::print;
 use super::qemu_img::{called_as_qemu_img, program};
+use crate::output::print;
 use anyhow::Context;
 use block_io::operations::OperationError;
 use indicatif::{ProgressBar, ProgressStyle};

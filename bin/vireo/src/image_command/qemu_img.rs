@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use super::output::print;
 use super::{EXIT_CODES, Verb};
+use crate::output::print;
 
 /// The version of qemu-img whose options and keys these are: what callers compare with the versions that they know.
 const COMPATIBLE_VERSION: &str = "10.0.0";

@@ -10,8 +10,8 @@ use block_io::{Qcow2Disk, RawOptions};
 use clap::Args;
 
 use super::arguments::{Cache, Format, format_to_write, image_path};
-use super::output::print;
 use super::progress::{Display, interrupted};
+use crate::output::print;
 
 /// Put an image on top of another backing file, or of none.
 ///

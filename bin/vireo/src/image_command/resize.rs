@@ -9,7 +9,7 @@ use block_io::operations::{ImageAccess, OpenImage};
 use clap::Args;
 
 use super::arguments::{Format, format_to_write, image_path, size};
-use super::output::print;
+use crate::output::print;
 
 /// A size, or a change of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

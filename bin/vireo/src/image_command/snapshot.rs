@@ -8,7 +8,7 @@ use block_io::operations::{SnapshotInfo, apply_snapshot, create_snapshot, delete
 use clap::Args;
 
 use super::arguments::{Format, image_path};
-use super::output::{harmless, print, readable};
+use crate::output::{harmless, print, readable};
 
 /// List, take, apply or delete the snapshots inside a qcow2 image.
 ///

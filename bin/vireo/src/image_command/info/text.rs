@@ -6,9 +6,9 @@ use block_io::formats::VmdkInfo;
 use block_io::operations::ImageInfo;
 use block_io::qcow2::Qcow2Info;
 
-use super::super::output::{harmless, readable};
 use super::super::qemu_img::called_as_qemu_img;
 use super::{compatibility, compression, extent_path, protocol};
+use crate::output::{harmless, readable};
 
 /// The words of qemu-img, and whether the format was probed; called as qemu-img, not that, because its callers read the line.
 pub(super) fn as_text(info: &ImageInfo) -> String {
