@@ -3,10 +3,26 @@
 //! Each verb is a module, or shares one with its family; it owns its arguments and makes the calls. What they have in common is
 //! here: the domain that is meant, and the answer to an action.
 
+mod console;
+mod definition;
+mod description;
+mod edit;
+mod events;
 mod identity;
+mod info;
+mod lifecycle;
+mod list;
+mod start;
 mod state;
+mod stats;
+mod stop;
+mod top;
+mod vcpuinfo;
+mod wait;
+mod waiting;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use libvirt_rpc::client::Connection;
@@ -20,6 +36,16 @@ use crate::output::{harmless, print, print_json};
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
     #[command(after_help = EXIT_CODES)]
+    Autostart(With<definition::AutostartArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Console(With<console::ConsoleArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Define(With<definition::DefineArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Desc(With<description::DescArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Destroy(With<stop::DestroyArguments>),
+    #[command(after_help = EXIT_CODES)]
     Domid(With<identity::NumberArguments>),
     #[command(after_help = EXIT_CODES)]
     Domname(With<identity::NameArguments>),
@@ -27,6 +53,46 @@ pub(crate) enum Verb {
     Domstate(With<identity::StateArguments>),
     #[command(after_help = EXIT_CODES)]
     Domuuid(With<identity::UuidArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Dumpxml(With<definition::DumpxmlArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Edit(With<edit::EditArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Event(With<events::EventArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Events(With<events::EventsArguments>),
+    #[command(after_help = EXIT_CODES, visible_alias = "dominfo")]
+    Info(With<info::InfoArguments>),
+    #[command(after_help = EXIT_CODES)]
+    List(With<list::ListArguments>),
+    #[command(after_help = EXIT_CODES, visible_alias = "suspend")]
+    Pause(With<lifecycle::PauseArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Reboot(With<lifecycle::RebootArguments>),
+    #[command(after_help = EXIT_CODES, visible_alias = "domrename")]
+    Rename(With<definition::RenameArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Reset(With<lifecycle::ResetArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Resume(With<lifecycle::ResumeArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Shutdown(With<stop::ShutdownArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Start(With<start::StartArguments>),
+    #[command(after_help = EXIT_CODES, visible_alias = "domstats")]
+    Stats(With<stats::StatsArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Stop(With<stop::StopArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Title(With<description::TitleArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Top(With<top::TopArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Undefine(With<definition::UndefineArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Vcpuinfo(With<vcpuinfo::VcpuinfoArguments>),
+    #[command(after_help = EXIT_CODES)]
+    Wait(With<wait::WaitArguments>),
 }
 
 /// Does what the arguments ask for; `before` are the options in front of the verb.
@@ -42,10 +108,35 @@ pub(crate) fn main(verb: Verb, before: &Options) -> ExitCode {
         };
     }
     let (name, json, result) = verbs! {
+        Autostart "autostart" definition::autostart;
+        Console "console" console::run;
+        Define "define" definition::define;
+        Desc "desc" description::description;
+        Destroy "destroy" stop::destroy;
         Domid "domid" identity::number;
         Domname "domname" identity::name;
         Domstate "domstate" identity::state;
         Domuuid "domuuid" identity::uuid;
+        Dumpxml "dumpxml" definition::dumpxml;
+        Edit "edit" edit::run;
+        Event "event" events::once;
+        Events "events" events::run;
+        Info "info" info::run;
+        List "list" list::run;
+        Pause "pause" lifecycle::pause;
+        Reboot "reboot" lifecycle::reboot;
+        Rename "rename" definition::rename;
+        Reset "reset" lifecycle::reset;
+        Resume "resume" lifecycle::resume;
+        Shutdown "shutdown" stop::shutdown;
+        Start "start" start::run;
+        Stats "stats" stats::run;
+        Stop "stop" stop::run;
+        Title "title" description::title;
+        Top "top" top::run;
+        Undefine "undefine" definition::undefine;
+        Vcpuinfo "vcpuinfo" vcpuinfo::run;
+        Wait "wait" wait::run;
     };
     result.unwrap_or_else(|error| report(name, json, &error))
 }
@@ -79,4 +170,33 @@ fn answer(options: &Options, domain: &RemoteDomain, done: &str) -> Result<ExitCo
 fn as_json(domain: &RemoteDomain) -> Value {
     let id = (domain.id >= 0).then_some(domain.id);
     json!({ "name": domain.name, "uuid": domain.uuid.to_string(), "id": id })
+}
+
+/// virDomainMetadataType.
+const METADATA_DESCRIPTION: i32 = 0;
+const METADATA_TITLE: i32 = 1;
+
+/// The longest time that somebody can mean, in seconds: thirty years.
+const SECONDS_MAX: f64 = 1e9;
+
+/// A number of seconds, with or without a fraction.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=SECONDS_MAX).contains(&value) => Ok(Duration::from_secs_f64(value)),
+        _ => Err("a number of seconds is expected, such as 30 or 0.5".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_seconds_and_nothing_else() {
+        assert_eq!(seconds("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["", "-1", "NaN", "inf", "1e300", "5s"] {
+            seconds(wrong).unwrap_err();
+        }
+    }
 }

@@ -7,6 +7,9 @@ mod image_command;
 mod lab_command;
 mod output;
 mod run_command;
+mod signals;
+mod table;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! Printing for people and for programs.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
 
@@ -14,6 +14,14 @@ pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("cannot print the result")
+}
+
+/// Whether standard output is for eyes that want colours: a terminal that knows them, and nobody said no (no-color.org).
+pub(crate) fn colours() -> bool {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    std::io::stdout().is_terminal()
+        && set("NO_COLOR").is_none()
+        && set("TERM").is_some_and(|terminal| terminal != "dumb")
 }
 
 /// An error with its causes, as far as it does not name them itself.

@@ -8,8 +8,6 @@
 
 mod host;
 mod session;
-mod signals;
-mod terminal;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

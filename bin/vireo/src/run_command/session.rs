@@ -20,8 +20,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{OptionalActions, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
-use super::signals::{Arrived, Signals};
-use super::terminal::{RawTerminal, screen};
+use crate::signals::{Arrived, Signals};
+use crate::terminal::{RawTerminal, screen};
 
 /// Ctrl-].
 const LEAVE: u8 = 0x1d;

@@ -12,15 +12,21 @@ type Hook = dyn Fn(&PanicHookInfo<'_>) + Send + Sync;
 
 /// A terminal in raw mode. It is as before when this is dropped, and before a panic is reported: with `panic = "abort"`
 /// nothing is dropped any more.
-pub(super) struct RawTerminal {
+pub(crate) struct RawTerminal {
     terminal: OwnedFd,
     before: Termios,
+    farewell: &'static [u8],
     hook: Arc<Hook>,
 }
 
 impl RawTerminal {
     /// Makes `terminal` raw.
-    pub(super) fn enter(terminal: impl AsFd) -> io::Result<Self> {
+    pub(crate) fn enter(terminal: impl AsFd) -> io::Result<Self> {
+        Self::enter_until(terminal, b"")
+    }
+
+    /// Makes `terminal` raw; `farewell` is written to it when it becomes as before, to undo what its user has written to it.
+    pub(crate) fn enter_until(terminal: impl AsFd, farewell: &'static [u8]) -> io::Result<Self> {
         let terminal = terminal.as_fd().try_clone_to_owned()?;
         let before = tcgetattr(&terminal)?;
         let mut raw = before.clone();
@@ -29,19 +35,26 @@ impl RawTerminal {
         let for_panic = (terminal.try_clone()?, before.clone(), Arc::clone(&hook));
         std::panic::set_hook(Box::new(move |panic| {
             let (terminal, before, hook) = &for_panic;
-            let _ = tcsetattr(terminal, OptionalActions::Now, before);
+            leave(terminal, before, farewell);
             hook(panic);
         }));
-        let guard = Self { terminal, before, hook };
+        let guard = Self { terminal, before, farewell, hook };
         tcsetattr(&guard.terminal, OptionalActions::Now, &raw)?;
         Ok(guard)
     }
 }
 
+/// A terminal that has been hung up cannot be set and need not be.
+fn leave(terminal: &OwnedFd, before: &Termios, farewell: &[u8]) {
+    if !farewell.is_empty() {
+        let _ = rustix::io::write(terminal, farewell);
+    }
+    let _ = tcsetattr(terminal, OptionalActions::Now, before);
+}
+
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        // A terminal that has been hung up cannot be set and need not be.
-        let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);
+        leave(&self.terminal, &self.before, self.farewell);
         if !std::thread::panicking() {
             let hook = Arc::clone(&self.hook);
             std::panic::set_hook(Box::new(move |panic| hook(panic)));
@@ -51,7 +64,7 @@ impl Drop for RawTerminal {
 
 /// The terminal that `output` is, opened anew: it can be written to without blocking, and without changing that for
 /// everybody else who has it. What is not a terminal, or can't be opened anew, is used as it is.
-pub(super) fn screen(output: impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn screen(output: impl AsFd) -> io::Result<OwnedFd> {
     let output = output.as_fd();
     if isatty(output) {
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&output));

@@ -9,7 +9,7 @@ const ENDING: [i32; 4] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTE
 
 /// A signal that has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Arrived {
+pub(crate) enum Arrived {
     /// One that ends the command, by its number.
     End(u8),
     /// The terminal's window has another size.
@@ -17,7 +17,7 @@ pub(super) enum Arrived {
 }
 
 /// The signals of interest, held back from their usual effect as long as this exists.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     descriptor: OwnedFd,
     before: libc::sigset_t,
 }
@@ -25,7 +25,7 @@ pub(super) struct Signals {
 impl Signals {
     /// Holds them back for this thread and those that it starts from now on.
     #[expect(unsafe_code, reason = "signal sets and signalfd have no safe interface here")]
-    pub(super) fn hold() -> io::Result<Self> {
+    pub(crate) fn hold() -> io::Result<Self> {
         let mut set = MaybeUninit::uninit();
         let mut before = MaybeUninit::uninit();
         // SAFETY: `sigemptyset` initializes `set`, the calls after it get that set and valid signal numbers, and
@@ -55,13 +55,13 @@ impl Signals {
 
     /// What gives a child, before it becomes another program, the signals as they were: a mask outlives exec. It does one
     /// system call and allocates nothing, as befits the time between fork and exec.
-    pub(super) fn release_in_child(&self) -> impl Fn() + Send + Sync + 'static {
+    pub(crate) fn release_in_child(&self) -> impl Fn() + Send + Sync + 'static {
         let before = self.before;
         move || restore(&before)
     }
 
     /// The next one that has arrived.
-    pub(super) fn next(&self) -> Option<Arrived> {
+    pub(crate) fn next(&self) -> Option<Arrived> {
         // signalfd(2): one struct signalfd_siginfo a signal, which starts with ssi_signo.
         let mut record = [0; size_of::<libc::signalfd_siginfo>()];
         loop {
