@@ -25,10 +25,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 use libvirt_rpc::client::Connection;
 use libvirt_rpc::types::RemoteDomain;
 use serde_json::{Value, json};
 
+use crate::completions_command::domains;
 use crate::connection::{EXIT_CODES, Error, Options, With, find_domain, report};
 use crate::output::{harmless, print, print_json};
 
@@ -145,7 +147,7 @@ pub(crate) fn main(verb: Verb, before: &Options) -> ExitCode {
 #[derive(Debug, Args)]
 struct DomainArgument {
     /// The domain: its name, UUID or number
-    #[arg(value_name = "DOMAIN")]
+    #[arg(value_name = "DOMAIN", add = ArgValueCompleter::new(domains))]
     domain: String,
 }
 

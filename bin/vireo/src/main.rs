@@ -1,6 +1,7 @@
 //! `vireo`: the command line. Each subcommand is a module that owns its arguments; this file only tells them apart.
 //! Called by the name `qemu-img`, it answers as that program.
 
+mod completions_command;
 mod connection;
 mod domain_command;
 mod image_command;
@@ -27,6 +28,7 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Completions(completions_command::Arguments),
     Image(image_command::Arguments),
     Lab(lab_command::Arguments),
     Run(run_command::RunArguments),
@@ -38,13 +40,16 @@ fn main() -> ExitCode {
     if image_command::qemu_img::called_as_qemu_img() {
         return image_command::qemu_img::main();
     }
+    // A shell asks what could come next.
+    clap_complete::CompleteEnv::with_factory(CommandLine::command).complete();
     let CommandLine { options, command } = CommandLine::parse();
-    if options.any() && matches!(command, Command::Image(_) | Command::Lab(_) | Command::Run(_)) {
+    if options.any() && !matches!(command, Command::Domain(_)) {
         let kind = clap::error::ErrorKind::ArgumentConflict;
         let message = "this command asks no daemon: the options before it are for those that do";
         CommandLine::command().error(kind, message).exit();
     }
     match command {
+        Command::Completions(arguments) => completions_command::main(&arguments),
         Command::Image(arguments) => image_command::main(arguments),
         Command::Lab(arguments) => lab_command::main(arguments),
         Command::Run(arguments) => run_command::run(arguments).unwrap_or_else(|error| {

@@ -159,7 +159,8 @@ fn carry(
     let left = relay.run();
     drop(raw);
     if on_terminal {
-        say("\n");
+        // A terminal that takes nothing must not keep the person here.
+        let _ = rustix::io::write(&last, b"\n");
     }
     match left {
         Ok(Left::Ended) => Ok(ExitCode::SUCCESS),
@@ -226,6 +227,7 @@ impl Relay<'_> {
         let mut ended = self.take_output()?;
         loop {
             if ended && self.to_screen.is_empty() {
+                self.stream.finish()?;
                 return Ok(Left::Ended);
             }
             let ready = match self.wait(ended) {

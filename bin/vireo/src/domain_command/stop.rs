@@ -76,10 +76,10 @@ pub(super) fn run(arguments: &StopArguments, options: &Options) -> Result<ExitCo
         end(&mut connection, &domain, 0)?;
         return answer(options, &domain, "destroyed");
     }
-    let waited = arguments.timeout.unwrap_or_default().as_secs();
+    let waited = arguments.timeout.unwrap_or_default();
     Err(Error::trouble(
         Exit::TimedOut,
-        format!("domain {} is still up after {waited} seconds", domain.name),
+        format!("domain {} is still up after {waited:?}", domain.name),
         "the guest may not listen to its power button; `vireo stop --force` ends it at once",
     ))
 }

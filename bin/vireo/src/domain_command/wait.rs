@@ -83,8 +83,8 @@ pub(super) fn run(arguments: &WaitArguments, options: &Options) -> Result<ExitCo
     let domain = arguments.domain.find(&mut connection)?;
     let deadline = arguments.timeout.map(|timeout| Instant::now() + timeout);
     let late = |what: String| {
-        let waited = arguments.timeout.unwrap_or_default().as_secs();
-        let message = format!("domain {} {what} after {waited} seconds", domain.name);
+        let waited = arguments.timeout.unwrap_or_default();
+        let message = format!("domain {} {what} after {waited:?}", domain.name);
         Error::trouble(Exit::TimedOut, message, "`vireo domstate --reason` shows how it is")
     };
     let mut watch = Watch::begin(&mut connection, &domain);
