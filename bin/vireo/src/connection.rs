@@ -151,7 +151,8 @@ pub(crate) fn near(given: &str, names: Vec<String>) -> Vec<String> {
     let distance = |name: &String| {
         let lower = name.to_lowercase();
         let begins = given.len() > 2 && lower.starts_with(&given_lower);
-        if begins { 1 } else { strsim::damerau_levenshtein(&lower, &given_lower) }
+        let edits = strsim::damerau_levenshtein(&lower, &given_lower);
+        if begins { edits.min(1) } else { edits }
     };
     let mut found: Vec<_> = names
         .into_iter()

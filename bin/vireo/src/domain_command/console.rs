@@ -154,6 +154,7 @@ fn carry(
     let raw = on_terminal.then(|| RawTerminal::enter(std::io::stdin())).transpose();
     let raw = raw.context("cannot set up the terminal")?;
     let screen = screen(std::io::stdout()).context("cannot use standard output")?;
+    let last = screen.try_clone().context("cannot use standard output")?;
     let relay =
         Relay { stream, signals, screen, to_screen: Vec::new(), to_machine: Vec::new(), input: true, escape };
     let left = relay.run();

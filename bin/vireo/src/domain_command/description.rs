@@ -46,7 +46,7 @@ struct TextArguments {
     #[arg(long, conflicts_with = "new")]
     edit: bool,
     /// The new text; an empty one ('') removes it
-    #[arg(value_name = "TEXT", trailing_var_arg = true)]
+    #[arg(value_name = "TEXT")]
     new: Vec<String>,
 }
 

@@ -36,9 +36,12 @@ fn without_a_daemon_the_message_says_where_it_was_looked_for_and_what_to_do() {
     let uri = format!("qemu:///system?socket={}/no", directory.path().display());
     let said = Said::of(vireo(&["list"]).env("VIREO_URI", &uri));
     said.failed(3, &["vireo list: cannot connect", "/no: No such file", "is the daemon running?"]);
-    for uri in ["qemu+ssh://host/system", "demo", "qemu:///system?socket=relative"] {
-        Said::of(&mut vireo(&["list", "-c", uri]))
-            .failed(2, &["vireo list: cannot connect", uri.split('?').next().unwrap()]);
+    for (uri, named) in [
+        ("qemu+ssh://host/system", "another host"),
+        ("demo", "\"demo\" is no connection URI"),
+        ("qemu:///system?socket=relative", "\"relative\" of the URI is not an absolute path"),
+    ] {
+        Said::of(&mut vireo(&["list", "-c", uri])).failed(2, &["vireo list: cannot connect", named]);
     }
 }
 

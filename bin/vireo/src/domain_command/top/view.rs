@@ -51,7 +51,7 @@ impl View {
                 Order::Memory => more(a.memory.now, b.memory.now),
                 Order::Disk => more(a.disk.now, b.disk.now),
                 Order::Net => more(a.net.now, b.net.now),
-                Order::Name => Ordering::Equal,
+                Order::Name => a.domain.name.cmp(&b.domain.name),
             };
             let running = b.state.is_active().cmp(&a.state.is_active());
             order.then(running).then_with(|| a.domain.name.cmp(&b.domain.name))
