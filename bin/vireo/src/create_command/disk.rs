@@ -1,10 +1,15 @@
 //! The disk of a new machine: empty, a copy of an image, or based on one; and the disk with the seed.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use block_io::operations::{ImageFormat as Known, ImageInfo};
+use block_io::RawOptions;
+use block_io::operations::{
+    self, CopyOptions, ImageAccess, ImageFormat as Known, ImageInfo, NewImage, OpenImage, OperationError,
+};
+use block_io::qcow2::{Preallocation, Qcow2Parameters};
 use libvirt_rpc::types::RemoteStoragePool;
 use libvirt_xml::storage::{BackingStore, Permissions, Preallocated, VolumeDefinition, VolumeFormat};
 
@@ -12,7 +17,7 @@ use super::Arguments;
 use super::arguments::DiskFormat;
 use super::document::DiskFile;
 use crate::connection::{Error, Exit};
-use crate::storage_client::{REFLINK, Session};
+use crate::storage_client::{REFLINK, Session, spinner};
 
 /// An image, and what is known of it.
 struct Image {
@@ -151,6 +156,9 @@ fn copy(
         DiskFormat::Raw => image.format == Known::Raw,
         DiskFormat::Qcow2 => image.format == Known::Qcow2 && image.alone,
     };
+    if !matches!(image.format, Known::Raw | Known::Qcow2) {
+        return convert(session, pool, volume, wish, image);
+    }
     if !same_format {
         let source = session.volume_or_file(&image.text)?;
         session.undo.step()?;
@@ -166,9 +174,65 @@ fn copy(
     }
     let file =
         File::open(&image.path).with_context(|| format!("cannot open the image {}", image.path.display()))?;
+    send(session, pool, volume, wish, image, (file, image.file_bytes))
+}
+
+/// Converts an image of another hypervisor, which daemons do not read, into a passing file, and sends that.
+fn convert(
+    session: &mut Session<'_>,
+    pool: &RemoteStoragePool,
+    volume: &VolumeDefinition,
+    wish: &Wish,
+    image: &Image,
+) -> Result<libvirt_rpc::types::RemoteStorageVol, Error> {
+    let parent = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let directory = tempfile::tempdir_in(&parent)
+        .with_context(|| format!("cannot make a directory in {}", parent.display()))?;
+    let path = directory.path().join("converted");
+    let (new, format) = match wish.format {
+        DiskFormat::Raw => {
+            let preallocation = Preallocation::Off;
+            (NewImage::Raw { bytes: image.bytes, preallocation, no_copy_on_write: false }, Known::Raw)
+        }
+        DiskFormat::Qcow2 => (NewImage::Qcow2(Qcow2Parameters::new(image.bytes)), Known::Qcow2),
+    };
+    let failed = |error: OperationError| {
+        Error::trouble(Exit::Failed, format!("cannot convert the image {}: {error}", image.text), "")
+    };
+    let access = |read_only| ImageAccess {
+        file: RawOptions { read_only, ..RawOptions::default() },
+        ..ImageAccess::default()
+    };
+    let shown = session.shown.then(|| spinner(&format!("converting {}", image.text))).flatten();
+    let undo = &*session.undo;
+    let converted = new.create(&path).map_err(OperationError::from).and_then(|()| {
+        let source = OpenImage::open(&image.path, image.format, &access(true))?;
+        let target = OpenImage::open(&path, format, &access(false))?;
+        operations::copy(&source, &target, &CopyOptions::default(), &mut |_, _| {
+            if undo.interrupted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+    });
+    if let Some(shown) = shown {
+        shown.finish_and_clear();
+    }
+    converted.map_err(failed)?;
+    let file = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    let bytes = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?.len();
+    send(session, pool, volume, wish, image, (file, bytes))
+}
+
+/// Sends the bytes of a file that is an image in the volume's format, and grows the disk to what is wanted.
+fn send(
+    session: &mut Session<'_>,
+    pool: &RemoteStoragePool,
+    volume: &VolumeDefinition,
+    wish: &Wish,
+    image: &Image,
+    (file, bytes): (File, u64),
+) -> Result<libvirt_rpc::types::RemoteStorageVol, Error> {
     let at_first = VolumeDefinition { capacity: Some(image.bytes), ..volume.clone() };
     let made = session.create(pool, &at_first)?;
-    session.upload(&made, file, image.file_bytes)?;
+    session.upload(&made, file, bytes)?;
     if wish.bytes > image.bytes {
         session.resize(&made, wish.bytes)?;
     }

@@ -127,7 +127,7 @@ fn what_can_not_be_copied_is_refused_and_leaves_nothing() {
     let before = place.everything();
     let lock = std::fs::File::options().read(true).write(true).open(place.path("pool/web.img")).unwrap();
     let held = block_io::FileLock::exclusive(std::sync::Arc::new(lock)).unwrap();
-    place.fails(&["clone", "two", "new"], 1, &["cannot copy the disk vdb"]);
+    place.fails(&["clone", "two", "new"], 5, &["cannot copy the disk vdb", "is in use"]);
     assert_eq!(place.everything(), before);
     drop(held);
     place.ok(&["clone", "two", "new"]);
