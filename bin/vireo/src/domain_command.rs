@@ -39,10 +39,13 @@ use crate::output::{harmless, print, print_json};
 pub(crate) enum Verb {
     #[command(after_help = EXIT_CODES)]
     Autostart(With<definition::AutostartArguments>),
+    Clone(With<crate::clone_command::Arguments>),
     #[command(after_help = EXIT_CODES)]
     Console(With<console::ConsoleArguments>),
+    Create(With<Box<crate::create_command::Arguments>>),
     #[command(after_help = EXIT_CODES)]
     Define(With<definition::DefineArguments>),
+    Delete(With<crate::delete_command::Arguments>),
     #[command(after_help = EXIT_CODES)]
     Desc(With<description::DescArguments>),
     #[command(after_help = EXIT_CODES)]
@@ -111,8 +114,11 @@ pub(crate) fn main(verb: Verb, before: &Options) -> ExitCode {
     }
     let (name, json, result) = verbs! {
         Autostart "autostart" definition::autostart;
+        Clone "clone" crate::clone_command::run;
         Console "console" console::run;
+        Create "create" crate::create_command::run;
         Define "define" definition::define;
+        Delete "delete" crate::delete_command::run;
         Desc "desc" description::description;
         Destroy "destroy" stop::destroy;
         Domid "domid" identity::number;

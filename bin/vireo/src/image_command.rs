@@ -23,6 +23,8 @@ mod snapshot;
 
 use std::process::ExitCode;
 
+pub(crate) use arguments::{image_path, size};
+
 use clap::{Args, Subcommand};
 
 const EXIT_CODES: &str = "\

@@ -1,16 +1,21 @@
 //! `vireo`: the command line. Each subcommand is a module that owns its arguments; this file only tells them apart.
 //! Called by the name `qemu-img`, it answers as that program.
 
+mod clone_command;
 mod completions_command;
 mod connection;
+mod create_command;
+mod delete_command;
 mod domain_command;
 mod image_command;
 mod lab_command;
 mod output;
 mod run_command;
 mod signals;
+mod storage_client;
 mod table;
 mod terminal;
+mod undo;
 
 use std::process::ExitCode;
 

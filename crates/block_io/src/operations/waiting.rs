@@ -1,5 +1,5 @@
 //! Images as a thread of a copy uses them: every call waits until it is done. Buffers that a core's cache holds, filled and
-//! emptied by the same thread, cost less than requests that other threads finish.
+//! emptied by the same thread, cost less than requests that other threads finish. Offsets and lengths are whole sectors.
 
 use rustix::io::Errno;
 
@@ -38,8 +38,11 @@ impl OpenImage {
         Ok((if zero { Content::Zero } else { Content::Data }, run))
     }
 
-    /// Fills `buffer` from `offset` on.
-    pub(super) fn read_waiting(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    /// Fills `buffer` from `offset` on; both are whole sectors of 512 bytes and lie within the disk.
+    ///
+    /// # Errors
+    /// The image can't be read there.
+    pub fn read_waiting(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
         match self {
             Self::Raw(disk) => Ok(disk.read_waiting(offset, buffer)?),
             Self::Qcow2(disk) => Ok(disk.read_waiting(offset, buffer)?),
@@ -50,8 +53,12 @@ impl OpenImage {
         }
     }
 
-    /// Stores `data` at `offset`, durably if the cache mode is one that writes through.
-    pub(super) fn write_waiting(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
+    /// Stores `data` at `offset`, durably if the cache mode is one that writes through; both are whole sectors of 512 bytes
+    /// and lie within the disk.
+    ///
+    /// # Errors
+    /// The image can't be written there.
+    pub fn write_waiting(&self, offset: u64, data: &[u8]) -> Result<(), Errno> {
         match self {
             Self::Raw(disk) => disk.write_waiting(offset, data),
             Self::Qcow2(disk) => disk.write_waiting(offset, data),
@@ -69,7 +76,10 @@ impl OpenImage {
     }
 
     /// Makes everything that was written durable, unless the cache mode says never.
-    pub(super) fn flush_waiting(&self) -> Result<(), Errno> {
+    ///
+    /// # Errors
+    /// The host can't.
+    pub fn flush_waiting(&self) -> Result<(), Errno> {
         match self {
             Self::Raw(disk) => disk.flush_waiting(),
             Self::Qcow2(disk) => disk.flush_waiting(),
