@@ -2,7 +2,7 @@
 //! path of an emulator, which is each daemon's own), and their disks.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -43,7 +43,7 @@ fn name(number: usize) -> String {
     format!("guest-{number:05}")
 }
 
-fn document(kind: &str, number: usize, disk: &PathBuf) -> String {
+fn document(kind: &str, number: usize, disk: &Path) -> String {
     let [.., high, middle, low] = number.to_be_bytes();
     TEMPLATE
         .replace("{type}", kind)
@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn definitions_are_complete_and_have_their_own_name_uuid_address_and_disk() {
         let read = |number: usize| {
-            let text = document("kvm", number, &format!("/images/{number}.qcow2").into());
+            let text = document("kvm", number, Path::new(&format!("/images/{number}.qcow2")));
             assert!(!text.contains('{'), "{text}");
             Domain::parse(&text).unwrap()
         };
