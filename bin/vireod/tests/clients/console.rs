@@ -45,6 +45,21 @@ impl Drop for Guest<'_> {
     }
 }
 
+/// Waits until the daemon has the keyboard for somebody: virsh throws away what is typed before it asks for the console.
+fn wait_for_keyboard(place: &Place, vireod: &Vireod) {
+    let terminal = PathBuf::from(place.ok(&["ttyconsole", "echo"]).trim());
+    let start = Instant::now();
+    let descriptors = format!("/proc/{}/fd", vireod.child.id());
+    let open = || {
+        let mut all = std::fs::read_dir(&descriptors).unwrap().flatten();
+        all.any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == terminal))
+    };
+    while !open() {
+        assert!(start.elapsed() < PATIENCE, "nobody types");
+        std::thread::yield_now();
+    }
+}
+
 const READY: &[u8] = b"mock guest ready\r\n";
 
 fn heard(line: &str) -> Vec<u8> {
@@ -148,11 +163,12 @@ fn read(connection: &mut Connection, flags: u32, end: &[u8]) -> Vec<u8> {
 #[test]
 fn virsh_has_the_console_until_somebody_takes_it_or_the_machine_ends() {
     let place = Place::new();
-    let _vireod = place.start();
+    let vireod = place.start();
     let _guest = Guest::start(&place);
     let uri = place.uri(&place.socket());
     let mut first = Terminal::virsh(&uri, "console echo");
     first.wait_for("Escape character is ^]");
+    wait_for_keyboard(&place, &vireod);
     first.type_in("first\r");
     first.wait_for("guest heard: first");
     // By its name, and refused.
@@ -175,12 +191,13 @@ fn virsh_has_the_console_until_somebody_takes_it_or_the_machine_ends() {
 #[test]
 fn the_key_that_leaves_frees_the_console_and_what_cannot_be_is_refused() {
     let place = Place::new();
-    let _vireod = place.start();
+    let vireod = place.start();
     let _guest = Guest::start(&place);
     let uri = place.uri(&place.socket());
     for _ in 0..2 {
         let mut terminal = Terminal::virsh(&uri, "console echo --safe");
         terminal.wait_for("Escape character is ^]");
+        wait_for_keyboard(&place, &vireod);
         terminal.type_in("x\r");
         terminal.wait_for("guest heard: x");
         terminal.type_in("\x1d");
@@ -221,11 +238,12 @@ fn what_was_printed_outlives_the_daemon_and_the_machine_until_the_domain_is_no_m
     vireod.kill();
     assert!(stream.receive(Some(PATIENCE)).is_err());
     drop(stream);
-    let _vireod = place.start();
+    let vireod = place.start();
     let all = [READY, &heard("before")].concat();
     assert_eq!(read(&mut place.connect(), READ_ONLY | HISTORY, &heard("before")), all);
     let mut terminal = Terminal::virsh(&place.uri(&place.socket()), "console echo");
     terminal.wait_for("Escape character is ^]");
+    wait_for_keyboard(&place, &vireod);
     terminal.type_in("after\r");
     terminal.wait_for("guest heard: after");
     drop(terminal);
@@ -302,11 +320,12 @@ fn machine_program() -> Option<PathBuf> {
 fn the_console_of_a_real_machine_is_seen_and_typed_into() {
     let Some(program) = machine_program() else { return };
     let place = Place::new();
-    let _vireod = Vireod::start(place.command_with(&program), place.path("log"));
+    let vireod = Vireod::start(place.command_with(&program), place.path("log"));
     let kernel = place.write("kernel", image(Ending::Echo));
     let _guest = Guest::with_kernel(&place, &kernel);
     let mut terminal = Terminal::virsh(&place.uri(&place.socket()), "console echo");
     terminal.wait_for("Escape character is ^]");
+    wait_for_keyboard(&place, &vireod);
     terminal.type_in("typed");
     terminal.wait_for("typed");
     let all = [&[GREETING], b"typed".as_slice()].concat();

@@ -162,13 +162,13 @@ fn without_an_agent_libvirts_errors_are_told() {
     let program = "
 domain = connection.lookupByName('guest')
 try:
-    domain.getHostname(libvirt.VIR_DOMAIN_GET_HOSTNAME_AGENT)
+    domain.hostname(libvirt.VIR_DOMAIN_GET_HOSTNAME_AGENT)
 except libvirt.libvirtError as error:
     assert error.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE, error.get_error_code()
 else:
     raise AssertionError('no error')
 try:
-    domain.getHostname(libvirt.VIR_DOMAIN_GET_HOSTNAME_LEASE)
+    domain.hostname(libvirt.VIR_DOMAIN_GET_HOSTNAME_LEASE)
 except libvirt.libvirtError as error:
     assert error.get_error_code() == libvirt.VIR_ERR_NO_HOSTNAME, error.get_error_code()
 ";
