@@ -125,7 +125,10 @@ fn a_machine_that_hangs_is_shown_without_its_disks_and_delays_no_other() {
         assert!(value(hangs, "cpu.time").is_some() && value(hangs, "block.0.capacity").is_some(), "{all}");
         assert_eq!(value(hangs, "block.0.rd.reqs"), None, "{all}");
         let works = all.split("Domain: ").find(|part| part.starts_with("'works'")).unwrap();
-        assert_eq!(value(works, "block.0.rd.reqs"), Some(1), "{all}");
+        // Who does not want to wait does not wait for a busy host either.
+        if arguments.len() == 1 {
+            assert_eq!(value(works, "block.0.rd.reqs"), Some(1), "{all}");
+        }
     }
     place.fails(&["domblkstat", "hangs", "vda"], &["does not say what its disks have done"]);
 }
