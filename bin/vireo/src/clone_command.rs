@@ -10,6 +10,7 @@ mod document;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use libvirt_rpc::ErrorCode;
 use libvirt_rpc::procedures::{DomainDefineXml, DomainGetState, DomainGetXmlDesc, DomainLookupByName};
 use libvirt_rpc::types::RemoteDomain;
@@ -17,6 +18,7 @@ use libvirt_xml::MacAddress;
 use libvirt_xml::domain::Domain;
 use serde_json::json;
 
+use crate::completions_command::domains;
 use crate::connection::{EXIT_CODES, Error, Exit, Options, connect, find_domain};
 use crate::create_command::{check_name, mac};
 use crate::output::{harmless, print, print_json};
@@ -35,7 +37,7 @@ const CRASHED: i32 = 6;
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// The domain to copy: its name, UUID or number; it is shut off or paused
-    #[arg(value_name = "SOURCE")]
+    #[arg(value_name = "SOURCE", add = ArgValueCompleter::new(domains))]
     source: String,
     /// Name of the new domain
     #[arg(value_name = "NEW")]

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use libvirt_rpc::client::Connection;
 use libvirt_rpc::procedures::{
     ConnectListAllDomains, ConnectListAllStoragePools, DomainDestroy, DomainGetXmlDesc, DomainUndefineFlags,
@@ -19,6 +20,7 @@ use libvirt_rpc::types::{RemoteDomain, RemoteStorageVol};
 use libvirt_xml::Element;
 use serde_json::json;
 
+use crate::completions_command::domains;
 use crate::connection::{EXIT_CODES, Error, Exit, Options, connect, find_domain};
 use crate::output::{harmless, print, print_json};
 use crate::storage_client::{Session, same};
@@ -39,7 +41,7 @@ const KEEP_NVRAM: u32 = 8;
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     /// The domain: its name, UUID or number
-    #[arg(value_name = "DOMAIN")]
+    #[arg(value_name = "DOMAIN", add = ArgValueCompleter::new(domains))]
     domain: String,
     /// Keep all disks
     #[arg(long, conflicts_with = "remove_all_storage")]
