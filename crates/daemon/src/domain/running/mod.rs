@@ -149,11 +149,6 @@ impl Machine {
         &self.taps
     }
 
-    /// When it was started.
-    pub(crate) fn started(&self) -> SystemTime {
-        self.started
-    }
-
     /// Returns when it is over, and its domain shows it.
     pub(crate) async fn over(&self) {
         // The sender is in `self`.
@@ -207,11 +202,6 @@ impl Machines {
     ) -> Self {
         let (jobs, next_id) = (Jobs::default(), AtomicI32::new(1));
         Self { domains, store, layout, limits, finder, listener, jobs, next_id }
-    }
-
-    /// Where things are.
-    pub(crate) fn layout(&self) -> &Layout {
-        &self.layout
     }
 
     fn tell(&self, domain: &Domain, notice: Notice) {
