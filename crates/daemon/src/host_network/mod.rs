@@ -20,6 +20,8 @@
 //! No threads; requests to the kernel (rtnetlink(7)) are tasks of the daemon's runtime. The kernel is trusted, documents are not.
 
 mod links;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io;
