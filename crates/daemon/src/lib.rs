@@ -11,6 +11,7 @@ mod console;
 pub mod control_group;
 pub mod domain;
 mod guest_agent;
+mod host_network;
 mod instance;
 pub mod machine_process;
 mod service;

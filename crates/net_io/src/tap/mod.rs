@@ -5,6 +5,7 @@
 //! belongs to the user; a sandboxed program is handed an open descriptor instead.
 
 mod control;
+mod new_tap;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -15,6 +16,7 @@ use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
 use self::control::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Interface, MOST_NAME_BYTES};
+pub use self::new_tap::NewTap;
 use crate::backend::{NetBackend, NetError, Offloads, VNET_HEADER_BYTES};
 use crate::vectors::{read_frame, write_frame};
 
@@ -62,21 +64,12 @@ fn invalid(advice: impl Into<String>) -> io::Error {
 impl Tap {
     /// Opens the interface and as many of its queues as asked for.
     pub fn open(options: &TapOptions) -> Result<Vec<Self>, NetError> {
-        check_name(&options.name)
-            .map_err(|source| fail(&options.name, "not a name for an interface", source))?;
-        if options.queue_pairs == 0 || options.queue_pairs > MOST_QUEUE_PAIRS {
-            let advice = format!("{} queue pairs: use 1 to {MOST_QUEUE_PAIRS}", options.queue_pairs);
-            return Err(fail(&options.name, "cannot open", invalid(advice)));
-        }
+        let flags = flags_for(&options.name, options.queue_pairs)?;
         if let Some((_, prefix)) = options.address
             && prefix > 32
         {
             let advice = format!("prefix length {prefix}: an IPv4 address has 32 bits");
             return Err(fail(&options.name, "cannot set the address", invalid(advice)));
-        }
-        let mut flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-        if options.queue_pairs > 1 {
-            flags |= IFF_MULTI_QUEUE;
         }
         let mut name = options.name.clone();
         let mut queues = Vec::new();
@@ -167,6 +160,17 @@ impl NetBackend for Tap {
         control::set_queue_enabled(self.fd.as_fd(), enabled)
             .map_err(|source| fail(&self.name, "cannot enable or disable a queue", source))
     }
+}
+
+/// How an interface with a name and so many queue pairs is opened, if it can be.
+fn flags_for(name: &str, queue_pairs: u16) -> Result<u16, NetError> {
+    check_name(name).map_err(|source| fail(name, "not a name for an interface", source))?;
+    if queue_pairs == 0 || queue_pairs > MOST_QUEUE_PAIRS {
+        let advice = format!("{queue_pairs} queue pairs: use 1 to {MOST_QUEUE_PAIRS}");
+        return Err(fail(name, "cannot open", invalid(advice)));
+    }
+    let several = if queue_pairs > 1 { IFF_MULTI_QUEUE } else { 0 };
+    Ok(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | several)
 }
 
 /// Whether the kernel can take `name` as an interface's (dev_valid_name of its networking core, and one "%d" at most).

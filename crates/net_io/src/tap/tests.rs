@@ -257,3 +257,38 @@ fn open_descriptors_are_adopted_if_they_suit() {
         }
     });
 }
+
+#[test]
+fn a_new_interface_is_gone_unless_it_is_kept() {
+    in_namespace(|| {
+        let exists = |name: &str| Interface::named(name).unwrap().set_up().is_ok();
+        let new = NewTap::create("new%d", 1).unwrap();
+        assert_eq!(new.name(), "new0");
+        assert!(exists("new0"));
+        drop(new);
+        assert!(!exists("new0"));
+        for (name, queue_pairs) in [("kept0", 1), ("kept1", 4)] {
+            NewTap::create(name, queue_pairs).unwrap().keep().unwrap();
+            assert!(exists(name));
+            let queues = Tap::open(&TapOptions { queue_pairs, ..TapOptions::new(name) }).unwrap();
+            assert_eq!(queues.len(), usize::from(queue_pairs));
+            drop(queues);
+            assert!(exists(name), "a process that ends does not take it along");
+        }
+        let error = Tap::open(&TapOptions::new("kept1")).unwrap_err().to_string();
+        assert!(error.contains("not a TAP with one queue"), "{error}");
+    });
+}
+
+#[test]
+fn a_new_interface_never_takes_the_place_of_another() {
+    in_namespace(|| {
+        NewTap::create("kept0", 1).unwrap().keep().unwrap();
+        for name in ["kept0", "lo"] {
+            let error = NewTap::create(name, 1).unwrap_err();
+            assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists, "{error}");
+        }
+        assert!(NewTap::create("a/b", 1).is_err());
+        assert!(NewTap::create("kept1", 257).is_err());
+    });
+}

@@ -17,6 +17,7 @@
 //! | this one | all machines, and what is asked of one |
 //! | `jobs` | one change of a domain's life at a time |
 //! | `confine` | what it may use of the host |
+//! | `network` | the interfaces that it has on the host |
 //! | `start` | from a definition to a machine that is watched |
 //! | `watch` | the task: events, requests, the end |
 //! | `record` | what the next daemon has to know, and how it finds machines |
@@ -24,6 +25,7 @@
 
 mod confine;
 mod jobs;
+mod network;
 mod present;
 pub(crate) mod record;
 mod start;
@@ -49,6 +51,7 @@ use libvirt_xml::domain::Domain as Definition;
 use super::machine::{Lifecycle, Places};
 use super::{Domain, DomainError, Domains, PAUSED, Status};
 use crate::console;
+use crate::host_network::HostNetwork;
 use crate::machine_process::confinement::{Confinement, Limits};
 use crate::machine_process::{ControlClient, MachineProcess};
 use crate::store::Store;
@@ -94,6 +97,7 @@ pub(crate) struct Machines {
     finder: Finder,
     listener: Listener,
     jobs: Jobs,
+    network: HostNetwork,
     next_id: AtomicI32,
 }
 
@@ -201,7 +205,8 @@ impl Machines {
         listener: Listener,
     ) -> Self {
         let (jobs, next_id) = (Jobs::default(), AtomicI32::new(1));
-        Self { domains, store, layout, limits, finder, listener, jobs, next_id }
+        let network = HostNetwork::default();
+        Self { domains, store, layout, limits, finder, listener, jobs, network, next_id }
     }
 
     fn tell(&self, domain: &Domain, notice: Notice) {

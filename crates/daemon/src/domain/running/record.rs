@@ -71,12 +71,15 @@ impl Machines {
             tracing::error!("{}: cannot make the directory of machines: {error}", machines.display());
         }
         let known: HashSet<String> = lives.iter().map(|(uuid, _)| uuid.to_string()).collect();
+        let mut taps = self.left_taps();
         for (uuid, text) in lives {
-            if let Err(error) = self.adopt(uuid, &text) {
+            let taps = taps.remove(&uuid.to_string()).unwrap_or_default();
+            if let Err(error) = self.adopt(uuid, &text, &taps) {
                 tracing::error!("domain {uuid} is remembered as running, and can't be found again: {error}");
-                self.lost(uuid, None);
+                self.lost(uuid, None, taps);
             }
         }
+        self.remove_taps(taps);
         let Ok(entries) = std::fs::read_dir(&self.layout.machines) else { return };
         for entry in entries.flatten() {
             if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
@@ -86,7 +89,7 @@ impl Machines {
         }
     }
 
-    fn adopt(self: &Arc<Self>, uuid: Uuid, text: &str) -> Result<(), DomainError> {
+    fn adopt(self: &Arc<Self>, uuid: Uuid, text: &str, taps: &[String]) -> Result<(), DomainError> {
         let broken = |reason: String| DomainError::Broken(reason);
         let record: LiveRecord = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
         self.next_id.fetch_max(record.id.saturating_add(1), Ordering::Relaxed);
@@ -95,7 +98,7 @@ impl Machines {
         let directory = self.directory(uuid);
         let found = MachineProcess::find(&directory, record.process.clone());
         let Some(process) = found.map_err(|error| broken(error.to_string()))? else {
-            self.lost(uuid, Some((&definition, &directory)));
+            self.lost(uuid, Some((&definition, &directory)), taps.to_vec());
             return Ok(());
         };
         let (ask, requests) = mpsc::channel(MOST_WAITING);
@@ -128,8 +131,8 @@ impl Machines {
         Ok(())
     }
 
-    /// A machine that ended while no daemon looked.
-    fn lost(self: &Arc<Self>, uuid: Uuid, left: Option<(&Definition, &Path)>) {
+    /// A machine that ended while no daemon looked; `taps` are still on the host.
+    fn lost(self: &Arc<Self>, uuid: Uuid, left: Option<(&Definition, &Path)>, taps: Vec<String>) {
         let last = left.and_then(|(_, directory)| last_event(directory));
         let lifecycle = left.map_or(Lifecycle::default(), |(definition, _)| lifecycle(definition));
         let again =
@@ -146,7 +149,7 @@ impl Machines {
         let machines = Arc::clone(self);
         let directory = self.directory(uuid);
         tokio::spawn(async move {
-            machines.forget(&directory, &[]).await;
+            machines.forget(&directory, &taps).await;
             let domain = machines.domains.by_uuid(uuid);
             machines.switch_off(uuid, farewell).await;
             let (Some(domain), Some(definition), true) = (domain, definition, again) else { return };

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::watch::{FAILED, Request, STOPPED, STOPPED_FAILED, Watch};
-use super::{MOST_WAITING, Machine, Machines, Notice, present};
+use super::{MOST_WAITING, Machine, Machines, Notice, network, present};
 use crate::console;
 use crate::domain::machine::{MachinePlan, machine};
 use crate::domain::{Document, Domain, DomainError, PAUSED, RUNNING, Status};
@@ -99,8 +99,7 @@ async fn bring_up(
         machines.domains.settle(change).await?;
         let info = boot(&ascent.machine, &ascent.plan, paused).await?;
         let consoles = present::consoles(&ascent.plan, &info);
-        let taps: Vec<(usize, String)> = Vec::new();
-        present::complete(&mut ascent.document, &consoles, &taps);
+        present::complete(&mut ascent.document, &consoles, &network::names(&ascent.plan));
         let status = if paused { BOOTED_PAUSED } else { BOOTED };
         let document = &ascent.document;
         let change = machines.domains.change(&machines.store, domain.uuid(), |before| {
@@ -139,31 +138,34 @@ async fn prepare(
     let looked =
         looked.await.map_err(|error| DomainError::Broken(format!("looking for volumes ended: {error}")));
     let (places, document) = looked?;
-    let plan =
+    let mut plan =
         machine(&document, &places).map_err(|refusal| DomainError::Unsupported(refusal.to_string()))?;
-    if let Some(tap) = plan.taps.first() {
-        let message = format!("{}: interfaces are not connected by this daemon: remove it", tap.path);
-        return Err(DomainError::Unsupported(message));
-    }
     if plan.consoles.iter().any(|console| console.place.log(&plan.config).is_some()) {
         let directory = console::log_directory(&machines.layout.consoles, uuid);
         let mut builder = std::fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&directory);
         made.map_err(|error| DomainError::Host(format!("cannot make '{}': {error}", directory.display())))?;
     }
-    let confinement = machines.prepare_confinement(uuid, &plan.host).await?;
     let directory = machines.directory(uuid);
+    let taps = machines.connect(&directory, &mut plan).await?;
+    let confinement = match machines.prepare_confinement(uuid, &plan.host).await {
+        Ok(confinement) => confinement,
+        Err(error) => {
+            machines.forget(&directory, &taps).await;
+            return Err(error);
+        }
+    };
     let process = match launch(&machines.layout.program, &directory).await {
         Ok(process) => process,
         Err(error) => {
-            machines.forget(&directory, &[]).await;
+            machines.forget(&directory, &taps).await;
             return Err(DomainError::Machine(error.to_string()));
         }
     };
     let (ask, requests) = mpsc::channel(MOST_WAITING);
     let machine = Machine {
         process,
-        taps: Vec::new(),
+        taps,
         lifecycle: plan.lifecycle,
         started: SystemTime::now(),
         restarts,
@@ -238,7 +240,7 @@ async fn clear_away(machines: &Machines, machine: &Machine) {
 impl Machines {
     /// Removes what a machine that is gone has left on the host.
     pub(super) async fn forget(&self, directory: &Path, taps: &[String]) {
-        let _ = taps;
+        self.network.remove(directory, taps).await;
         let (directory, limits) = (directory.to_owned(), self.limits.clone());
         let removed = tokio::task::spawn_blocking(move || {
             // Its group has the same name.
