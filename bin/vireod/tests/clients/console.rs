@@ -1,6 +1,6 @@
 //! Consoles and channels of running machines.
 
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -88,13 +88,15 @@ impl Terminal {
         let keys = script.stdin.take().unwrap();
         let output = script.stdout.take().unwrap();
         let (shown, screen) = mpsc::channel();
-        std::thread::spawn(move || {
-            for byte in output.bytes().map_while(Result::ok) {
+        let show = move || {
+            for byte in BufReader::new(output).bytes().map_while(Result::ok) {
                 if shown.send(byte).is_err() {
                     return;
                 }
             }
-        });
+        };
+        // It ends with the program whose output it reads.
+        std::thread::Builder::new().name("screen".into()).spawn(show).unwrap();
         Self { script, keys, screen, seen: Vec::new() }
     }
 

@@ -64,7 +64,7 @@ fn agent(place: &Place, clients: usize) -> std::thread::JoinHandle<Vec<String>> 
     let uuid = place.ok(&["domuuid", "guest"]);
     let socket = place.path("run/machines").join(uuid.trim()).join("org.qemu.guest_agent.0.sock");
     let listener = UnixListener::bind(socket).unwrap();
-    std::thread::spawn(move || {
+    let answer = move || {
         let mut asked = Vec::new();
         for _ in 0..clients {
             let (mut stream, _) = listener.accept().unwrap();
@@ -93,7 +93,8 @@ fn agent(place: &Place, clients: usize) -> std::thread::JoinHandle<Vec<String>> 
             }
         }
         asked
-    })
+    };
+    std::thread::Builder::new().name("agent".into()).spawn(answer).unwrap()
 }
 
 #[test]
