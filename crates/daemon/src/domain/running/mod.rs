@@ -148,11 +148,6 @@ impl Machine {
         self.process.control()
     }
 
-    /// Interfaces of the host that were made for it.
-    pub(crate) fn taps(&self) -> &[String] {
-        &self.taps
-    }
-
     /// Returns when it is over, and its domain shows it.
     pub(crate) async fn over(&self) {
         // The sender is in `self`.
