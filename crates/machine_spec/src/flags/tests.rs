@@ -137,7 +137,7 @@ fn a_single_option_given_twice_is_refused_and_a_repeatable_one_is_not() {
     for option in OPTIONS {
         let value = match option.name {
             "cpus" => "1",
-            "memory" => "64M",
+            "memory" | "balloon" => "64M",
             "serial" | "console" => "null",
             "on-reset" => "exit",
             _ => "x",
