@@ -6,6 +6,9 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use crate::convert::check_balloon;
+use crate::error::SpecError;
+
 /// Most vCPUs: their xAPIC identifiers are below 255, which addresses all of them (Intel SDM volume 3, 12.6.2).
 pub const MAX_CPUS: u8 = 254;
 /// Least guest memory in bytes: what a stock kernel and an initramfs start with.
@@ -14,6 +17,8 @@ pub const MIN_MEMORY_BYTES: u64 = 64 << 20;
 pub const MAX_MEMORY_BYTES: u64 = 8 << 40;
 /// Guest memory is a multiple of this many bytes, a huge page, so that all of it can be mapped by such.
 pub const MEMORY_STEP_BYTES: u64 = 2 << 20;
+/// Unit of a balloon in bytes (virtio 1.2, 5.5.6).
+pub const BALLOON_STEP_BYTES: u64 = 4096;
 /// Most virtqueues of a device: what bounds its threads and interrupt vectors.
 pub const MAX_QUEUES: u16 = 256;
 /// Most entries in a virtqueue (virtio 1.2, 2.7).
@@ -42,6 +47,8 @@ pub struct MachineSpec {
     pub nets: Vec<NetSpec>,
     /// Entropy device.
     pub rng: Option<RngSpec>,
+    /// Memory balloon.
+    pub balloon: Option<BalloonSpec>,
     /// The 16550 on I/O port 3F8h.
     pub serial: CharacterSpec,
     /// A file that everything printed on the serial port is added to; only where there is one.
@@ -223,6 +230,30 @@ pub enum NetBackendSpec {
 pub struct RngSpec {
     /// A file that yields random bytes.
     pub source: PathBuf,
+}
+
+/// A memory balloon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BalloonSpec {
+    /// How much of its memory the guest is to give back, in bytes: a multiple of [`BALLOON_STEP_BYTES`], at most all of it.
+    pub bytes: u64,
+    /// The guest may take it back when it runs out of memory.
+    pub deflate_on_oom: bool,
+    /// The guest tells which pages are free.
+    pub free_page_reporting: bool,
+    /// How often the guest is asked for figures, in seconds; 0: only when a client asks.
+    pub statistics_period: u32,
+}
+
+impl BalloonSpec {
+    /// The balloon with another size.
+    ///
+    /// # Errors
+    /// The size is no number of whole pages, or more than a guest with so much memory has.
+    pub fn resized(self, bytes: u64, memory: &MemorySpec) -> Result<Self, SpecError> {
+        check_balloon(bytes, memory.bytes)?;
+        Ok(Self { bytes, ..self })
+    }
 }
 
 /// What is on the other end of a character device.

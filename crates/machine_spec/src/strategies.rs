@@ -7,9 +7,9 @@ use proptest::option::of;
 use proptest::prelude::*;
 
 use crate::wire::{
-    CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig,
-    ImageType, MacAddress, MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, RngConfig, SerialConfig,
-    VmConfig,
+    BalloonConfig, CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig,
+    DiskConfig, ImageType, MacAddress, MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, RngConfig,
+    SerialConfig, VmConfig,
 };
 
 /// A path with everything in it that a spelling could trip over.
@@ -125,6 +125,18 @@ fn net() -> impl Strategy<Value = NetConfig> {
     )
 }
 
+/// A balloon, its size as a part of memory in 256ths.
+fn balloon() -> impl Strategy<Value = BalloonConfig> {
+    (0u64..=256, any::<[bool; 2]>(), 0u32..100).prop_map(
+        |(size, [deflate_on_oom, free_page_reporting], statistics_period)| BalloonConfig {
+            size,
+            deflate_on_oom,
+            free_page_reporting,
+            statistics_period,
+        },
+    )
+}
+
 fn port() -> impl Strategy<Value = ConsolePortConfig> {
     let mode = prop_oneof![
         Just(ConsoleMode::Pty),
@@ -184,13 +196,19 @@ fn told_apart(mut config: VmConfig) -> VmConfig {
 
 /// Any description that is accepted.
 pub(crate) fn config() -> impl Strategy<Value = VmConfig> {
-    let board = (cpus(), memory(), payload(), of(path()));
+    let board = (cpus(), memory(), payload(), of(path()), of(balloon()));
     let devices = (of(vec(disk(), 0..4)), of(vec(net(), 0..4)));
     let serial = prop_oneof![Just(ConsoleMode::Off), Just(ConsoleMode::Tty), Just(ConsoleMode::Null)];
     let characters = (of(serial), of(port()), of(vec(port(), 0..4)));
     let on_reset = of(prop_oneof![Just(OnResetConfig::Reboot), Just(OnResetConfig::Exit)]);
     (board, devices, characters, on_reset).prop_map(
-        |((cpus, memory, payload, rng), (disks, net), (serial, console, console_ports), on_reset)| {
+        |(
+            (cpus, memory, payload, rng, balloon),
+            (disks, net),
+            (serial, console, console_ports),
+            on_reset,
+        )| {
+            let bytes = memory.size;
             told_apart(VmConfig {
                 cpus,
                 memory,
@@ -198,6 +216,8 @@ pub(crate) fn config() -> impl Strategy<Value = VmConfig> {
                 disks,
                 net,
                 rng: rng.map(|src| RngConfig { src }),
+                balloon: balloon
+                    .map(|balloon| BalloonConfig { size: balloon.size * (bytes / 256), ..balloon }),
                 serial: serial.map(|mode| SerialConfig {
                     mode,
                     log: (mode == ConsoleMode::Null).then(|| "1.log".into()),

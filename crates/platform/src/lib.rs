@@ -24,7 +24,7 @@ pub mod rate_limit;
 pub mod register_file;
 pub mod rtc;
 pub mod system_ports;
-mod timer;
+pub mod timer;
 pub mod uart;
 pub mod worker;
 

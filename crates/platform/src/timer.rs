@@ -9,19 +9,25 @@ use rustix::time::{
 };
 
 /// A timer that is not running.
-pub(crate) fn idle() -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// The process has no descriptor left.
+pub fn idle() -> io::Result<OwnedFd> {
     Ok(timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?)
 }
 
 /// A timer that is readable every `period`.
-pub(crate) fn periodic(period: Duration) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// As [`idle`].
+pub fn periodic(period: Duration) -> io::Result<OwnedFd> {
     let timer = idle()?;
     set(&timer, period, period);
     Ok(timer)
 }
 
 /// Lets `timer` run out after `first`, then every `period`; a zero `first` stops it, a zero `period` makes it run once.
-pub(crate) fn set(timer: impl AsFd, first: Duration, period: Duration) {
+pub fn set(timer: impl AsFd, first: Duration, period: Duration) {
     let timespec = |duration: Duration| Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: i64::from(duration.subsec_nanos()),
@@ -33,6 +39,6 @@ pub(crate) fn set(timer: impl AsFd, first: Duration, period: Duration) {
 }
 
 /// Takes what has run out; returns whether anything has.
-pub(crate) fn expired(timer: impl AsFd) -> bool {
+pub fn expired(timer: impl AsFd) -> bool {
     rustix::io::read(timer, &mut [0u8; 8]).is_ok()
 }

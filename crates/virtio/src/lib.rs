@@ -8,6 +8,7 @@
 //! once; lengths and counts are bounded; a broken ring is a [`queue::QueueFault`], which the core turns into
 //! DEVICE_NEEDS_RESET (2.1.2). No guest input panics, blocks a worker or logs without a limit.
 
+pub mod balloon;
 pub mod block;
 mod build;
 mod config_space;

@@ -28,7 +28,8 @@ pub(crate) fn admit(state: Option<VmState>, action: &Action) -> Result<(), Contr
         (Action::Shutdown, Some(Running | Paused)) => Ok(()),
         (Action::Shutdown, Some(state)) => refuse("shut down", state),
         // The driver of a paused guest could not be told.
-        (Action::ResizeDisk { .. }, Some(Running)) => Ok(()),
+        (Action::ResizeDisk { .. } | Action::ResizeBalloon { .. }, Some(Running)) => Ok(()),
+        (Action::ResizeBalloon { .. }, Some(state)) => refuse("resize the balloon of", state),
         (Action::ResizeDisk { .. }, Some(state)) => refuse("resize a disk of", state),
         (Action::Counters, Some(Running | Paused)) => Ok(()),
         (Action::Counters, Some(state)) => refuse("read the counters of", state),
@@ -53,7 +54,8 @@ mod tests {
     }
 
     #[test]
-    fn only_a_running_machine_has_its_disks_resized() {
+    fn only_a_running_machine_is_resized() {
+        assert_eq!(admitted(&Action::ResizeBalloon { bytes: 0 }), [Some(VmState::Running)]);
         assert_eq!(admitted(&Action::ResizeDisk { id: String::new(), bytes: 0 }), [Some(VmState::Running)]);
     }
 

@@ -32,6 +32,11 @@ pub enum Action {
     Info,
     /// Device counters.
     Counters,
+    /// Set how large the balloon is to be.
+    ResizeBalloon {
+        /// Its new size in bytes.
+        bytes: u64,
+    },
     /// Make a disk larger.
     ResizeDisk {
         /// The disk's identifier.
@@ -74,7 +79,7 @@ pub enum Reply {
         spec: Box<MachineSpec>,
         /// Where the machine is.
         state: VmState,
-        /// Guest memory that is in use by the host for it, in bytes.
+        /// Guest memory without what the balloon holds, in bytes.
         memory_actual_bytes: u64,
         /// The pseudo-terminals of the devices that have one.
         pseudo_terminals: Vec<(CharacterDevice, PathBuf)>,

@@ -89,6 +89,12 @@ struct Live {
 }
 
 impl Description {
+    /// Guest memory without what the balloon holds.
+    fn memory_actual_bytes(&self) -> u64 {
+        let ballooned = self.live.as_ref().map_or(0, |live| live.machine.balloon_bytes());
+        self.spec.memory.bytes.saturating_sub(ballooned)
+    }
+
     fn state(&self) -> VmState {
         match &self.live {
             None => VmState::Created,
@@ -224,7 +230,7 @@ impl VmDriver {
                 return Ok(Reply::Info {
                     spec: Box::new(description.spec.clone()),
                     state: description.state(),
-                    memory_actual_bytes: description.spec.memory.bytes,
+                    memory_actual_bytes: description.memory_actual_bytes(),
                     pseudo_terminals: description
                         .live
                         .as_ref()
@@ -241,12 +247,26 @@ impl VmDriver {
             }
             Action::PowerButton => self.live()?.machine.press_power_button(),
             Action::Nmi => self.live()?.machine.inject_nmi().map_err(ControlError::Failed)?,
+            Action::ResizeBalloon { bytes } => self.resize_balloon(bytes).map_err(ControlError::Failed)?,
             Action::ResizeDisk { id, bytes } => {
                 self.live()?.machine.resize_disk(&id, bytes).map_err(ControlError::Failed)?;
             }
             Action::Counters => return Ok(Reply::Counters(self.live()?.machine.counters())),
         }
         Ok(Reply::Done)
+    }
+
+    /// Tells the guest how large its balloon is to be. The description has the new size, so a reboot keeps it.
+    fn resize_balloon(&mut self, bytes: u64) -> Result<(), String> {
+        let Some(Description { spec, live: Some(live) }) = &mut self.description else {
+            return Err("the machine does not run".to_owned());
+        };
+        let balloon = spec.balloon.as_mut().ok_or(
+            "the machine has no balloon: describe one when it is created, also if it is to be empty at first",
+        )?;
+        *balloon = balloon.resized(bytes, &spec.memory).map_err(|error| error.to_string())?;
+        live.machine.resize_balloon(bytes);
+        Ok(())
     }
 
     fn spec(&self) -> Result<&MachineSpec, ControlError> {

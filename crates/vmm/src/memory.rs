@@ -26,6 +26,8 @@ use vm_memory::{
 
 use crate::layout::{MEMORY_GRANULE, MemoryLayout};
 
+pub(crate) use returned::ReturnedPages;
+
 /// Why guest memory could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
@@ -430,5 +432,6 @@ fn huge_page_sizes(pools: &Path) -> String {
     sizes.iter().map(|size| format!("{size} KiB")).collect::<Vec<_>>().join(", ")
 }
 
+mod returned;
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::{checked_path, disks};
 use crate::error::SpecError;
-use crate::spec::{DiskSpec, MAX_QUEUE_SIZE, MAX_QUEUES, MIN_MTU, NetBackendSpec, NetSpec, RngSpec};
-use crate::wire::{DiskConfig, MacAddress, NetConfig, RngConfig};
+use crate::spec::{
+    BALLOON_STEP_BYTES, BalloonSpec, DiskSpec, MAX_QUEUE_SIZE, MAX_QUEUES, MIN_MTU, NetBackendSpec, NetSpec,
+    RngSpec,
+};
+use crate::wire::{BalloonConfig, DiskConfig, MacAddress, NetConfig, RngConfig};
 
 /// Longest identifier: a bound for what logs and answers have to carry.
 const MAX_ID_BYTES: usize = 64;
@@ -309,6 +312,38 @@ fn check_taps(nets: &[NetSpec]) -> Result<(), SpecError> {
 pub(super) fn rng(config: RngConfig) -> Result<RngSpec, SpecError> {
     let RngConfig { src } = config;
     Ok(RngSpec { source: checked_path("rng", "src", src)? })
+}
+
+pub(super) fn balloon(config: &BalloonConfig, memory_bytes: u64) -> Result<BalloonSpec, SpecError> {
+    let BalloonConfig { size: bytes, deflate_on_oom, free_page_reporting, statistics_period } = *config;
+    check_balloon(bytes, memory_bytes)?;
+    Ok(BalloonSpec { bytes, deflate_on_oom, free_page_reporting, statistics_period })
+}
+
+/// Checks the size of a balloon, in a machine with so much memory.
+///
+/// # Errors
+/// It is no number of whole pages, or more than there is.
+pub(crate) fn check_balloon(bytes: u64, memory_bytes: u64) -> Result<(), SpecError> {
+    let refuse = |reason, advice| SpecError::Value {
+        object: "balloon".to_owned(),
+        option: "size",
+        value: bytes.to_string(),
+        reason,
+        advice,
+    };
+    if !bytes.is_multiple_of(BALLOON_STEP_BYTES) {
+        return Err(refuse("is not a multiple of 4096 bytes", "round it to whole pages"));
+    }
+    if bytes > memory_bytes {
+        return Err(refuse("is more than the guest has", "ask for less than the size of its memory"));
+    }
+    Ok(())
+}
+
+pub(super) fn describe_balloon(spec: &BalloonSpec) -> BalloonConfig {
+    let BalloonSpec { bytes: size, deflate_on_oom, free_page_reporting, statistics_period } = *spec;
+    BalloonConfig { size, deflate_on_oom, free_page_reporting, statistics_period }
 }
 
 pub(super) fn describe_net(spec: &NetSpec) -> NetConfig {

@@ -12,6 +12,8 @@ mod tests;
 
 use std::path::PathBuf;
 
+pub(crate) use devices::check_balloon;
+
 use crate::error::SpecError;
 use crate::spec::{BootSpec, MachineSpec, OnReset};
 use crate::wire::{OnResetConfig, PayloadConfig, VmConfig};
@@ -33,6 +35,7 @@ impl MachineSpec {
             disks,
             net,
             rng,
+            balloon,
             serial,
             console,
             platform: _,
@@ -45,21 +48,45 @@ impl MachineSpec {
         let (disks, nets) =
             devices::disks_and_nets(disks.unwrap_or_default(), net.unwrap_or_default(), random)?;
         let rng = rng.map(devices::rng).transpose()?;
+        let balloon = balloon.map(|balloon| devices::balloon(&balloon, memory.bytes)).transpose()?;
         let characters::Characters { serial, serial_log, console_ports } =
             characters::serial_and_console(serial, console, console_ports.unwrap_or_default())?;
         let on_reset = match on_reset {
             None | Some(OnResetConfig::Reboot) => OnReset::Reboot,
             Some(OnResetConfig::Exit) => OnReset::Exit,
         };
-        Ok(Self { cpus, memory, boot, disks, nets, rng, serial, serial_log, console_ports, on_reset })
+        Ok(Self {
+            cpus,
+            memory,
+            boot,
+            disks,
+            nets,
+            rng,
+            balloon,
+            serial,
+            serial_log,
+            console_ports,
+            on_reset,
+        })
     }
 }
 
 impl From<&MachineSpec> for VmConfig {
     /// The description that gives exactly this machine again, with nothing left to defaults.
     fn from(spec: &MachineSpec) -> Self {
-        let MachineSpec { cpus, memory, boot, disks, nets, rng, serial, serial_log, console_ports, on_reset } =
-            spec;
+        let MachineSpec {
+            cpus,
+            memory,
+            boot,
+            disks,
+            nets,
+            rng,
+            balloon,
+            serial,
+            serial_log,
+            console_ports,
+            on_reset,
+        } = spec;
         let BootSpec::Kernel { kernel, initramfs, command_line } = boot;
         let (serial, console, console_ports) =
             characters::describe(serial, serial_log.as_deref(), console_ports);
@@ -74,6 +101,7 @@ impl From<&MachineSpec> for VmConfig {
             disks: Some(disks.iter().map(disks::describe_disk).collect()),
             net: Some(nets.iter().map(devices::describe_net).collect()),
             rng: rng.as_ref().map(devices::describe_rng),
+            balloon: balloon.as_ref().map(devices::describe_balloon),
             serial: Some(serial),
             console: Some(console),
             platform: None,

@@ -1,11 +1,13 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::spec::{BackingFiles, CharacterSpec, DiskCache, DiskFormat, MemoryBacking, NetBackendSpec};
+use crate::spec::{
+    BackingFiles, BalloonSpec, CharacterSpec, DiskCache, DiskFormat, MemoryBacking, NetBackendSpec,
+};
 use crate::strategies;
 use crate::wire::{
-    CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, DiskConfig, ImageType,
-    MacAddress, NetConfig, SerialConfig,
+    BalloonConfig, CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, DiskConfig,
+    ImageType, MacAddress, NetConfig, SerialConfig,
 };
 
 fn build(config: VmConfig) -> Result<MachineSpec, SpecError> {
@@ -42,7 +44,7 @@ fn the_least_description_gets_every_default() {
     assert!(spec.memory.transparent_hugepages);
     assert_eq!(spec.serial, CharacterSpec::Tty);
     assert!(spec.disks.is_empty() && spec.nets.is_empty() && spec.console_ports.is_empty());
-    assert_eq!((spec.rng, spec.on_reset), (None, OnReset::Reboot));
+    assert_eq!((spec.rng, spec.balloon, spec.on_reset), (None, None, OnReset::Reboot));
 }
 
 #[test]
@@ -83,6 +85,29 @@ fn processors_and_memory_out_of_bounds_are_refused() {
     };
     assert!(huge(1 << 30, 4096).contains("hugepage_size 4096"));
     assert!(huge(512 << 20, 1 << 30).contains("not a multiple of 1024 MiB: round up to 1024M"));
+}
+
+#[test]
+fn a_balloon_is_made_of_pages_and_fits_into_memory() {
+    let with = |size| {
+        let balloon = Some(BalloonConfig { size, deflate_on_oom: true, ..BalloonConfig::default() });
+        build(VmConfig { balloon, ..least() })
+    };
+    for size in [0, 4096, 512 << 20] {
+        let spec = with(size).unwrap();
+        let balloon = spec.balloon.unwrap();
+        assert!(balloon.bytes == size && balloon.deflate_on_oom && !balloon.free_page_reporting);
+        assert_eq!(balloon.resized(8192, &spec.memory).unwrap(), BalloonSpec { bytes: 8192, ..balloon });
+        assert!(balloon.resized(8191, &spec.memory).is_err());
+    }
+    for (size, expected) in [
+        (1, "balloon: size \"1\" is not a multiple of 4096"),
+        ((512 << 20) + 4096, "is more than the guest has"),
+        (u64::MAX - 4095, "is more than the guest has"),
+    ] {
+        let text = with(size).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
 }
 
 #[test]

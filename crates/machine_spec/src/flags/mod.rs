@@ -19,8 +19,8 @@ pub use options::{MachineOption, OPTIONS};
 pub use spell::spell;
 
 use crate::wire::{
-    CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, DiskConfig,
-    ImageType, MemoryConfig, NetConfig, OnResetConfig, RngConfig, SerialConfig, VmConfig,
+    BalloonConfig, CacheMode, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig,
+    DiskConfig, ImageType, MemoryConfig, NetConfig, OnResetConfig, RngConfig, SerialConfig, VmConfig,
 };
 
 /// Formats of images; where there are two words for one, the first is written.
@@ -75,6 +75,7 @@ impl MachineFlags {
             "disk" => config.disks.get_or_insert_default().push(disk(value)?),
             "net" => config.net.get_or_insert_default().push(net(value)?),
             "rng" => config.rng = Some(rng(value)?),
+            "balloon" => config.balloon = Some(balloon(value)?),
             "serial" => config.serial = Some(serial(value)?),
             "console" => console(config, value)?,
             "on-reset" => config.on_reset = Some(on_reset(value)?),
@@ -189,6 +190,18 @@ fn rng(value: &str) -> Result<RngConfig, FlagError> {
         Some(src) => Ok(RngConfig { src: src.into() }),
         None => Err(FlagError::MissingKey { option: "rng", key: "src" }),
     }
+}
+
+fn balloon(value: &str) -> Result<BalloonConfig, FlagError> {
+    let known = ["size", "deflate_on_oom", "free_page_reporting", "statistics_period"];
+    let mut keys = Keys::parse("balloon", Some("size"), &known, value)?;
+    let default = BalloonConfig::default();
+    Ok(BalloonConfig {
+        size: keys.size("size")?.ok_or(FlagError::MissingKey { option: "balloon", key: "size" })?,
+        deflate_on_oom: keys.switch("deflate_on_oom")?.unwrap_or(default.deflate_on_oom),
+        free_page_reporting: keys.switch("free_page_reporting")?.unwrap_or(default.free_page_reporting),
+        statistics_period: keys.number("statistics_period")?.unwrap_or(default.statistics_period),
+    })
 }
 
 fn serial(value: &str) -> Result<SerialConfig, FlagError> {

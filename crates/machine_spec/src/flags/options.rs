@@ -61,6 +61,12 @@ pub const OPTIONS: &[MachineOption] = &[
         help: "Entropy device that is fed from FILE, such as /dev/urandom [default: none]",
     },
     MachineOption {
+        name: "balloon",
+        value: "size=SIZE[,deflate_on_oom=on][,free_page_reporting=on][,statistics_period=SECONDS]",
+        repeatable: false,
+        help: "Memory balloon: how much of its memory the guest is to give back to the host, which vm.resize changes [default: none]",
+    },
+    MachineOption {
         name: "serial",
         value: "tty|pty|null|off|file=PATH|socket=PATH[,log=FILE]",
         repeatable: false,

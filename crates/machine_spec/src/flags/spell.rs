@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use super::{CACHE_MODES, IMAGE_TYPES};
-use crate::wire::{ConsoleMode, CpusConfig, DiskConfig, MemoryConfig, NetConfig, OnResetConfig, VmConfig};
+use crate::wire::{
+    BalloonConfig, ConsoleMode, CpusConfig, DiskConfig, MemoryConfig, NetConfig, OnResetConfig, VmConfig,
+};
 
 /// The options that describe the same machine: name (with dashes) and value by turns, ready for a command line.
 ///
@@ -18,6 +20,7 @@ pub fn spell(config: &VmConfig) -> Vec<String> {
         disks,
         net,
         rng,
+        balloon,
         serial,
         console,
         platform: _,
@@ -39,6 +42,9 @@ pub fn spell(config: &VmConfig) -> Vec<String> {
     }
     if let Some(rng) = rng {
         words.option("rng", Pairs::default().with("src", Some(lossy(&rng.src))).text());
+    }
+    if let Some(balloon) = balloon {
+        words.option("balloon", spell_balloon(balloon));
     }
     if let Some(serial) = serial {
         let paths = [&serial.file, &serial.socket, &serial.log];
@@ -186,6 +192,15 @@ fn spell_net(net: &NetConfig) -> String {
         .with("queue_size", Some(net.queue_size))
         .with("id", net.id.as_ref())
         .plain(fds)
+        .text()
+}
+
+fn spell_balloon(balloon: &BalloonConfig) -> String {
+    Pairs::default()
+        .with("size", Some(balloon.size))
+        .switch("deflate_on_oom", balloon.deflate_on_oom)
+        .switch("free_page_reporting", balloon.free_page_reporting)
+        .with("statistics_period", Some(balloon.statistics_period))
         .text()
 }
 

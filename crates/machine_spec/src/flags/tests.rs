@@ -41,6 +41,8 @@ fn a_whole_machine_is_read() {
         "fd=[3,4],num_queues=4",
         "--rng",
         "src=/dev/urandom",
+        "--balloon",
+        "64M,deflate_on_oom=on,free_page_reporting=on,statistics_period=5",
         "--serial",
         "file=/tmp/out,log=/tmp/log",
         "--console",
@@ -75,6 +77,14 @@ fn a_whole_machine_is_read() {
     assert_eq!(nets[1].fds.as_deref(), Some([3, 4].as_slice()));
     let serial = config.serial.unwrap();
     assert_eq!((serial.mode, serial.log.as_deref()), (ConsoleMode::File, Some("/tmp/log".as_ref())));
+    let balloon = BalloonConfig {
+        size: 64 << 20,
+        deflate_on_oom: true,
+        free_page_reporting: true,
+        statistics_period: 5,
+    };
+    assert_eq!(config.balloon, Some(balloon));
+    assert!(refusal("balloon", "deflate_on_oom=on").contains("no size"));
     assert_eq!(config.console.unwrap().mode, ConsoleMode::Tty);
     assert_eq!(config.console_ports.unwrap()[0].name.as_deref(), Some("org.qemu.guest_agent.0"));
     assert_eq!(config.on_reset, Some(OnResetConfig::Exit));
@@ -127,7 +137,7 @@ fn a_single_option_given_twice_is_refused_and_a_repeatable_one_is_not() {
     for option in OPTIONS {
         let value = match option.name {
             "cpus" => "1",
-            "memory" => "64M",
+            "memory" | "balloon" => "64M",
             "serial" | "console" => "null",
             "on-reset" => "exit",
             _ => "x",

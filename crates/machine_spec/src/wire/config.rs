@@ -34,6 +34,9 @@ wire_object! {
         /// Entropy device; none when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub rng: Option<RngConfig>,
+        /// Memory balloon; none when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub balloon: Option<BalloonConfig>,
         /// The 16550 serial port. Absent: off, unless no console is described either, then `Tty`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub serial: Option<SerialConfig>,
@@ -52,7 +55,6 @@ wire_object! {
     }
     unsupported {
         rate_limit_groups,
-        balloon,
         fs,
         generic_vhost_user,
         pmem,
@@ -298,6 +300,24 @@ wire_object! {
         pci_segment,
         pci_device_id,
     }
+}
+
+/// The memory balloon.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonConfig {
+    /// How much of its memory the guest is to give back to the host, in bytes: a multiple of 4096.
+    pub size: u64,
+    /// A guest that runs out of memory may take it back.
+    #[serde(default)]
+    pub deflate_on_oom: bool,
+    /// The guest tells which pages are free, and the host takes them back.
+    #[serde(default)]
+    pub free_page_reporting: bool,
+    /// The guest's figures in `vm.counters` are renewed every so many seconds; 0: by asking for them (an addition to Cloud
+    /// Hypervisor's API).
+    #[serde(default)]
+    pub statistics_period: u32,
 }
 
 /// What is on the other end of a character device.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::VmConfig;
+use super::unsupported::wire_object;
 
 /// Answer to `vmm.ping`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +43,23 @@ pub struct VmInfo {
     pub config: VmConfig,
     /// Where the machine is in its life.
     pub state: VmState,
-    /// Guest memory in bytes.
+    /// Guest memory in bytes, without what its balloon holds.
     #[serde(default)]
     pub memory_actual_size: u64,
+}
+
+wire_object! {
+    /// New sizes for a running machine.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct VmResize {
+        /// How much of its memory the guest is to give back to the host, in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub desired_balloon: Option<u64>,
+    }
+    unsupported {
+        desired_vcpus,
+        desired_ram,
+    }
 }
 
 /// Answer to `vm.counters`: device identifier, counter, value since the device was built; of

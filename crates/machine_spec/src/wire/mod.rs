@@ -7,8 +7,8 @@
 //! - a field that it has and this VMM does not honour is known by name and accepted only with a value that changes
 //!   nothing (absent, null, its default); any other value is refused with an error that names the field.
 //!
-//! Additions are two fields of [`VmConfig`], `console_ports` and `on_reset`, and two of [`DiskConfig`], `backing_directories`
-//! and `cache`.
+//! Additions are two fields of [`VmConfig`], `console_ports` and `on_reset`, two of [`DiskConfig`], `backing_directories` and
+//! `cache`, and one of [`BalloonConfig`], `statistics_period`.
 //!
 //! What comes in here is untrusted; a value that has been parsed has the right shape, not yet the right content:
 //! [`crate::MachineSpec::from_config`] checks that.
@@ -22,9 +22,9 @@ mod tests;
 pub(crate) mod unsupported;
 
 pub use config::{
-    ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig, MemoryConfig, NetConfig,
-    OnResetConfig, PayloadConfig, PlatformConfig, RngConfig, SerialConfig, VmConfig,
+    BalloonConfig, ConsoleConfig, ConsoleMode, ConsolePortConfig, CpuTopologyConfig, CpusConfig,
+    MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, PlatformConfig, RngConfig, SerialConfig, VmConfig,
 };
 pub use disk::{CacheMode, DiskConfig, ImageType, VmResizeDisk};
-pub use info::{VmCounters, VmInfo, VmState, VmmPingResponse};
+pub use info::{VmCounters, VmInfo, VmResize, VmState, VmmPingResponse};
 pub use mac::{MacAddress, MacAddressError};

@@ -40,6 +40,7 @@ fn unknown_fields_are_refused_by_name_in_every_object() {
         r#"{"payload":{},"disks":[{"colour":1}]}"#,
         r#"{"payload":{},"net":[{"colour":1}]}"#,
         r#"{"payload":{},"rng":{"src":"a","colour":1}}"#,
+        r#"{"payload":{},"balloon":{"size":0,"colour":1}}"#,
         r#"{"payload":{},"serial":{"mode":"Off","colour":1}}"#,
         r#"{"payload":{},"console":{"mode":"Off","colour":1}}"#,
         r#"{"payload":{},"console_ports":[{"mode":"Off","colour":1}]}"#,
@@ -57,6 +58,7 @@ fn required_fields_are_required() {
         (r#"{"payload":{},"cpus":{"boot_vcpus":1}}"#, "max_vcpus"),
         (r#"{"payload":{},"memory":{}}"#, "size"),
         (r#"{"payload":{},"rng":{}}"#, "src"),
+        (r#"{"payload":{},"balloon":{}}"#, "size"),
         (r#"{"payload":{},"serial":{}}"#, "mode"),
         (r#"{"payload":{},"console":{}}"#, "mode"),
     ] {
@@ -96,6 +98,7 @@ fn fields_that_are_not_honoured_are_taken_empty_and_refused_otherwise() {
     check_unsupported::<DiskConfig>("");
     check_unsupported::<NetConfig>("");
     check_unsupported::<RngConfig>(r#""src":"a""#);
+    check_unsupported::<VmResize>("");
     check_unsupported::<ConsoleConfig>(r#""mode":"Off""#);
 }
 

@@ -48,6 +48,7 @@ fn every_operation_has_the_response_and_body_that_the_server_has() {
         let (response, body, refusable) = match route.endpoint {
             Endpoint::Ping => (Some("VmmPingResponse"), None, false),
             Endpoint::Create => (None, Some("VmConfig"), true),
+            Endpoint::Resize => (None, Some("VmResize"), true),
             Endpoint::ResizeDisk => (None, Some("VmResizeDisk"), true),
             Endpoint::Act(action) => match action() {
                 Action::Info => (Some("VmInfo"), None, true),
@@ -146,6 +147,7 @@ fn full_config() -> VmConfig {
             ..NetConfig::default()
         }]),
         rng: Some(RngConfig { src: "/dev/urandom".into() }),
+        balloon: Some(BalloonConfig::default()),
         serial: Some(SerialConfig { mode: ConsoleMode::Off, file: path(), socket: path(), log: path() }),
         console: Some(ConsoleConfig { mode: ConsoleMode::Off, file: path(), socket: path(), log: path() }),
         console_ports: Some(vec![ConsolePortConfig {
@@ -172,6 +174,7 @@ fn the_schemas_are_the_wire_types() {
     check_object(&document, "DiskConfig", &config.disks.as_ref().unwrap()[0]);
     check_object(&document, "NetConfig", &config.net.as_ref().unwrap()[0]);
     check_object(&document, "RngConfig", config.rng.as_ref().unwrap());
+    check_object(&document, "BalloonConfig", config.balloon.as_ref().unwrap());
     check_object(&document, "SerialConfig", config.serial.as_ref().unwrap());
     check_object(&document, "ConsoleConfig", config.console.as_ref().unwrap());
     check_object(&document, "ConsolePortConfig", &config.console_ports.as_ref().unwrap()[0]);
@@ -179,6 +182,7 @@ fn the_schemas_are_the_wire_types() {
         VmmPingResponse { build_version: String::new(), version: String::new(), pid: 1, features: vec![] };
     check_object(&document, "VmmPingResponse", &ping);
     check_object(&document, "VmInfo", &VmInfo { config, state: VmState::Created, memory_actual_size: 0 });
+    check_object(&document, "VmResize", &VmResize { desired_balloon: Some(1) });
     check_object(&document, "VmResizeDisk", &VmResizeDisk { id: "d".into(), desired_size: 1 });
     {
         use CacheMode::{Directsync, None, Unsafe, Writeback, Writethrough};

@@ -1,7 +1,7 @@
 //! From a request to an action of the driver, and from its answer to a response.
 
 use machine_spec::MachineSpec;
-use machine_spec::wire::{self, VmConfig, VmInfo, VmResizeDisk, VmmPingResponse};
+use machine_spec::wire::{self, VmConfig, VmInfo, VmResize, VmResizeDisk, VmmPingResponse};
 
 use super::http::{Response, Status};
 use crate::control::{Action, CharacterDevice, ControlError, Controller, Reply, VmState};
@@ -14,6 +14,8 @@ pub(super) enum Endpoint {
     Ping,
     /// Takes a description.
     Create,
+    /// Takes the balloon's size.
+    Resize,
     /// Takes a disk's identifier and size.
     ResizeDisk,
     /// An action without a body.
@@ -55,6 +57,7 @@ pub(super) const ROUTES: &[Route] = &[
     put("/vm.resume", Endpoint::Act(|| Action::Resume)),
     put("/vm.reboot", Endpoint::Act(|| Action::Reboot)),
     put("/vm.power-button", Endpoint::Act(|| Action::PowerButton)),
+    put("/vm.resize", Endpoint::Resize),
     put("/vm.resize-disk", Endpoint::ResizeDisk),
     put("/vm.shutdown", Endpoint::Act(|| Action::Shutdown)),
     put("/vm.delete", Endpoint::Act(|| Action::Delete)),
@@ -82,6 +85,15 @@ pub(super) fn respond(endpoint: Endpoint, body: &[u8], controller: &Controller) 
         Endpoint::Create => match description(body) {
             Ok(spec) => Action::Create(Box::new(spec)),
             Err(response) => return response,
+        },
+        Endpoint::Resize => match serde_json::from_slice(body) {
+            Ok(VmResize { desired_balloon: Some(bytes) }) => Action::ResizeBalloon { bytes },
+            Ok(VmResize { desired_balloon: None }) => {
+                let message =
+                    "vm.resize: no new size: send desired_balloon, the only one that can be changed";
+                return Response::error(Status::BadRequest, message);
+            }
+            Err(error) => return Response::error(Status::BadRequest, &format!("vm.resize: {error}")),
         },
         Endpoint::ResizeDisk => match serde_json::from_slice(body) {
             Ok(VmResizeDisk { id, desired_size: bytes }) => Action::ResizeDisk { id, bytes },

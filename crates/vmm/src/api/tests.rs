@@ -137,6 +137,7 @@ fn every_action_reaches_the_driver_and_is_answered_without_content() {
     let fixture = Fixture::new();
     for (path, body, expected) in [
         ("vm.create", LEAST, "Create"),
+        ("vm.resize", r#"{"desired_balloon":4096,"desired_ram":null}"#, "ResizeBalloon { bytes: 4096 }"),
         ("vm.boot", "", "Boot"),
         ("vm.pause", "", "Pause"),
         ("vm.resume", "", "Resume"),
@@ -231,6 +232,27 @@ fn counters_are_told_by_device() {
     });
     let response = fixture.ask("GET", "vm.counters", "");
     assert_eq!(response.json(), json!({"disk0": {"read_bytes": 4096, "read_ops": u64::MAX}}));
+}
+
+#[test]
+fn only_the_balloon_is_resized() {
+    let fixture = Fixture::new();
+    for (body, expected) in [
+        ("{}", "no new size"),
+        (r#"{"desired_vcpus":2}"#, "field `desired_vcpus` is not supported"),
+        (r#"{"desired_balloon":4096,"desired_ram":1073741824}"#, "field `desired_ram` is not supported"),
+        (r#"{"desired_balloon":-1}"#, "invalid value"),
+        (r#"{"desired_balloon":1,"colour":2}"#, "unknown field"),
+    ] {
+        let response = fixture.ask("PUT", "vm.resize", body);
+        assert_eq!(response.status, 400, "{body}");
+        assert!(
+            response.body.contains("vm.resize: ") && response.body.contains(expected),
+            "{}",
+            response.body
+        );
+    }
+    assert!(fixture.seen.lock().is_empty());
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! Virtio devices on the PCI bus: from each part of the specification to a plugged function.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kvm_host::Vm;
 use machine_spec::MachineSpec;
-use machine_spec::spec::{ConsolePortSpec, DiskSpec, NetSpec, RngSpec};
+use machine_spec::spec::{BalloonSpec, ConsolePortSpec, DiskSpec, NetSpec, RngSpec};
 use parking_lot::Mutex;
 use platform::InterruptLine;
 use platform::pci::{BarAllocator, BarWidth, DeviceFunction, PciRoot};
 use platform::worker::WorkerHandle;
+use virtio::balloon::{Balloon, BalloonConfig, BalloonHandle};
 use virtio::block::{Block, BlockConfig, BlockCounters, BlockHandle};
 use virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortConfig};
 use virtio::device::{GuestMemory, VirtioDevice};
@@ -20,6 +22,7 @@ use super::Function;
 use super::error::BuildError;
 use super::resources::HostResources;
 use crate::acpi::intx_interrupt;
+use crate::memory::ReturnedPages;
 
 /// Device numbers on bus 0 that functions can have: 0 is the host bridge, 31 the LPC bridge.
 const SLOTS: std::ops::Range<u8> = 1..31;
@@ -30,6 +33,8 @@ const RNG_QUEUE_SIZE: u16 = 64;
 /// What functions are plugged into.
 pub(super) struct Host<'a> {
     pub(super) memory: &'a Arc<GuestMemory>,
+    /// Size of the huge pages that the memory is made of, if it is.
+    pub(super) huge_page_bytes: Option<u64>,
     pub(super) vm: &'a Arc<Vm>,
     pub(super) pci: &'a Arc<PciRoot>,
     pub(super) worker: WorkerHandle,
@@ -42,6 +47,7 @@ pub(crate) enum Counters {
     Net(NetHandle),
     Rng(RngHandle),
     Console(ConsoleHandle),
+    Balloon(BalloonHandle),
 }
 
 impl Counters {
@@ -84,8 +90,31 @@ impl Counters {
                 let sent = ports().map(|port| port.output_bytes.get()).sum();
                 vec![("rx_bytes", received), ("tx_bytes", sent)]
             }
+            Self::Balloon(handle) => balloon(handle),
         }
     }
+}
+
+/// A balloon's counters, and the guest's figures as they were last told: the guest is asked for new ones, which the next
+/// call has.
+fn balloon(handle: &BalloonHandle) -> Vec<(&'static str, u64)> {
+    let counters = handle.counters();
+    let mut values = vec![
+        ("actual_bytes", handle.actual_bytes()),
+        ("target_bytes", handle.target_bytes()),
+        ("inflated_pages", counters.inflated_pages.get()),
+        ("deflated_pages", counters.deflated_pages.get()),
+        ("reported_bytes", counters.reported_bytes.get()),
+        ("refused_pages", counters.refused_pages.get()),
+        ("errors", counters.errors.get()),
+    ];
+    if let Some(statistics) = handle.statistics() {
+        let age = statistics.arrived.elapsed().as_millis();
+        values.push(("statistics_age_ms", u64::try_from(age).unwrap_or(u64::MAX)));
+        values.extend(statistics.figures());
+    }
+    handle.request_statistics();
+    values
 }
 
 /// Builds and plugs every virtio device of `spec`: disks first, so that they have the same place whatever else there is.
@@ -107,6 +136,9 @@ pub(super) fn plug_all(
     }
     if !spec.console_ports.is_empty() {
         plugger.console(&spec.console_ports, resources)?;
+    }
+    if let Some(balloon) = &spec.balloon {
+        plugger.balloon(balloon)?;
     }
     Ok(plugger.functions)
 }
@@ -173,6 +205,22 @@ impl Plugger<'_> {
         let console = Console::build(config).map_err(device_error("--console"))?;
         let counters = Counters::Console(console.handle());
         self.plug("_console", Box::new(console), counters)
+    }
+
+    fn balloon(&mut self, spec: &BalloonSpec) -> Result<(), BuildError> {
+        let BalloonSpec { bytes, deflate_on_oom, free_page_reporting, statistics_period } = *spec;
+        let memory = Arc::clone(self.host.memory);
+        let balloon = Balloon::new(BalloonConfig {
+            pages: Arc::new(ReturnedPages::new(Arc::clone(&memory), self.host.huge_page_bytes)),
+            memory,
+            target_bytes: bytes,
+            deflate_on_oom,
+            free_page_reporting,
+            statistics_period: Duration::from_secs(statistics_period.into()),
+            worker: self.host.worker.clone(),
+        });
+        let counters = Counters::Balloon(balloon.handle());
+        self.plug("_balloon", Box::new(balloon), counters)
     }
 
     /// Puts a device into the next slot of the bus.

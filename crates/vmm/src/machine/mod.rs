@@ -19,10 +19,11 @@ use std::time::{Duration, Instant};
 
 use kvm_host::{Kvm, KvmFlavour, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
 use machine_spec::MachineSpec;
-use machine_spec::spec::{BootSpec, CpuTopology};
+use machine_spec::spec::{BootSpec, CpuTopology, MemoryBacking};
 use parking_lot::Mutex;
 use platform::Bus;
 use platform::pci::{BarAllocator, PciRoot};
+use virtio::balloon::BalloonHandle;
 use virtio::device::GuestMemory;
 use virtio::pci::VirtioPciFunction;
 use vm_memory::GuestMemoryBackend;
@@ -91,7 +92,12 @@ impl Machine {
         let pci = PciRoot::new(Arc::clone(&spaces.memory), None);
         let board = Board::build(&spaces, &pci, &vm, &layout, resources)?;
         let bars = BarAllocator::new(layout::PCI_WINDOW_32, layout.pci_window_64());
-        let host = functions::Host { memory: &memory, vm: &vm, pci: &pci, worker: resources.worker.clone() };
+        let huge_page_bytes = match spec.memory.backing {
+            MemoryBacking::HugePages { page_bytes, .. } => Some(page_bytes),
+            MemoryBacking::Anonymous | MemoryBacking::Shared => None,
+        };
+        let worker = resources.worker.clone();
+        let host = functions::Host { memory: &memory, huge_page_bytes, vm: &vm, pci: &pci, worker };
         let functions = functions::plug_all(spec, resources, &host, bars)?;
 
         let root_pointer = board.write_acpi(&memory, topology, &layout)?;
@@ -156,6 +162,25 @@ impl Machine {
             ));
         }
         disk.resize(bytes).map_err(|error| format!("disk {id}: {error}"))
+    }
+
+    /// Tells the guest how large its balloon is to be.
+    pub(crate) fn resize_balloon(&self, bytes: u64) {
+        if let Some(balloon) = self.balloon() {
+            balloon.set_target(bytes);
+        }
+    }
+
+    /// How large the balloon is, by what its driver says.
+    pub(crate) fn balloon_bytes(&self) -> u64 {
+        self.balloon().map_or(0, BalloonHandle::actual_bytes)
+    }
+
+    fn balloon(&self) -> Option<&BalloonHandle> {
+        self.functions.iter().find_map(|function| match &function.counters {
+            functions::Counters::Balloon(handle) => Some(handle),
+            _ => None,
+        })
     }
 
     pub(crate) fn counters(&self) -> DeviceCounters {
