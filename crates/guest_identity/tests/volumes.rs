@@ -36,7 +36,7 @@ fn a_seed_has_the_label_that_cloud_init_looks_for_and_its_files_with_their_names
         let mut command = Command::new("xorriso");
         command.args(["-osirrox", "on"]);
         if joliet {
-            command.args(["-read_fs", "joliet"]);
+            command.args(["-read_fs", "norock"]);
         }
         said(command.arg("-indev").arg(&path).args(["-extract", "/"]).arg(&target));
         let mut names: Vec<String> = std::fs::read_dir(&target)

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the guest's shell prints when it waits for a command.
-pub(crate) const PROMPT: &str = "vireo# ";
+const PROMPT: &str = "vireo# ";
 
 /// The kernels that guests boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,6 +229,25 @@ impl Guest {
         self.expect("VIREO-GUEST-UP")?;
         self.expect(PROMPT)?;
         Ok(())
+    }
+
+    /// Presses Enter until the shell answers: what is typed before a program has its terminal ready is lost, as for anybody.
+    pub(crate) fn wake_shell(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        self.type_line("")?;
+        while !self.heard.contains(PROMPT) {
+            ensure!(Instant::now() < deadline, "the shell did not answer in {PATIENCE:?}; {}", self.said());
+            match self.output.recv_timeout(Duration::from_secs(5)) {
+                Ok(bytes) => {
+                    let bytes = String::from_utf8_lossy(&bytes).replace('\r', "");
+                    self.heard.push_str(&bytes);
+                    self.transcript.push_str(&bytes);
+                }
+                Err(RecvTimeoutError::Timeout) => self.type_line("")?,
+                Err(RecvTimeoutError::Disconnected) => bail!("the console ended; {}", self.said()),
+            }
+        }
+        self.expect(PROMPT).map(drop)
     }
 
     /// Types a line.
