@@ -38,6 +38,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use libvirt_xml::Uuid;
+use libvirt_xml::domain::Domain as Definition;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch as watching};
 
@@ -45,9 +47,6 @@ use self::jobs::Jobs;
 pub(crate) use self::present::Console;
 pub(crate) use self::start::Start;
 use self::watch::Request;
-use libvirt_xml::Uuid;
-use libvirt_xml::domain::Domain as Definition;
-
 use super::machine::{Lifecycle, Places};
 use super::{Domain, DomainError, Domains, PAUSED, Status};
 use crate::console;

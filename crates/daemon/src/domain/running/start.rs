@@ -79,10 +79,17 @@ async fn bring_up(
     restarts: u32,
 ) -> Result<Arc<Domain>, DomainError> {
     let Start { domain, definition, paused } = start;
-    let mut ascent = prepare(machines, &domain, definition, id, restarts).await?;
+    let Ascent { machine, plan, mut document, requests } =
+        prepare(machines, &domain, definition, id, restarts).await?;
+    let watch = match Watch::new(machines, domain.uuid(), Arc::clone(&machine), requests) {
+        Ok(watch) => watch,
+        Err(error) => {
+            clear_away(machines, &machine).await;
+            return Err(error);
+        }
+    };
     // From here on the machine may be seen, and the next daemon finds it.
-    let (document, shown) = (&ascent.document, &ascent.machine);
-    let starting = |domain: &Domain| domain.with_live(id, STARTING_UP, Document::of(document), shown);
+    let starting = |domain: &Domain| domain.with_live(id, STARTING_UP, Document::of(&document), &machine);
     let change = if domain.is_active() {
         machines.domains.change(&machines.store, domain.uuid(), |before| Ok(Some(starting(before))))
     } else {
@@ -91,20 +98,19 @@ async fn bring_up(
     let change = match change {
         Ok(change) => change,
         Err(error) => {
-            clear_away(machines, &ascent.machine).await;
+            clear_away(machines, &machine).await;
             return Err(error);
         }
     };
     let up = async {
         machines.domains.settle(change).await?;
-        let info = boot(&ascent.machine, &ascent.plan, paused).await?;
-        let consoles = present::consoles(&ascent.plan, &info);
-        present::complete(&mut ascent.document, &consoles, &network::names(&ascent.plan));
+        let info = boot(&machine, &plan, paused).await?;
+        let consoles = present::consoles(&plan, &info);
+        present::complete(&mut document, &consoles, &network::names(&plan));
         let status = if paused { BOOTED_PAUSED } else { BOOTED };
-        let document = &ascent.document;
         let change = machines.domains.change(&machines.store, domain.uuid(), |before| {
             let live = before.running()?;
-            let after = before.with_live(live.id, status, Document::of(document), &live.machine);
+            let after = before.with_live(live.id, status, Document::of(&document), &live.machine);
             Ok(Some(after.with_consoles(consoles)))
         })?;
         let (_, after) = machines.domains.settle(change).await?;
@@ -112,12 +118,11 @@ async fn bring_up(
     };
     match up.await {
         Ok(domain) => {
-            let Ascent { machine, requests, .. } = ascent;
-            Watch::new(machines, domain.uuid(), machine, requests)?.spawn();
+            watch.spawn();
             Ok(domain)
         }
         Err(error) => {
-            give_up(machines, &domain, &ascent.machine).await;
+            give_up(machines, &domain, &machine).await;
             Err(error)
         }
     }

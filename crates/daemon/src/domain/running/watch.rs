@@ -300,7 +300,10 @@ impl Watch {
                 }
             },
         };
-        self.machines.switch_off(self.uuid, farewell).await;
+        // A restart that failed half-way has said so already.
+        if self.machines.domains.by_uuid(self.uuid).is_some_and(|domain| domain.is_active()) {
+            self.machines.switch_off(self.uuid, farewell).await;
+        }
         self.machine.over.send_replace(true);
     }
 

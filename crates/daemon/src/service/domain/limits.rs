@@ -229,15 +229,12 @@ fn edit_cpu(definition: &mut Definition, edit: impl Fn(&mut CpuTune)) {
 
 async fn set_scheduler_parameters(
     daemon: Arc<Daemon>,
-    _: CallContext,
+    context: CallContext,
     call: DomainSetSchedulerParameters,
 ) -> Result<(), RpcError> {
-    let edit = share_out(call.params)?;
-    let edit = |definition: &mut Definition| {
-        edit_cpu(definition, &edit);
-        Ok(())
-    };
-    daemon.tune_domain(&call.dom, 0, edit).await
+    let DomainSetSchedulerParameters { dom, params } = call;
+    set_scheduler_parameters_of(daemon, context, DomainSetSchedulerParametersFlags { dom, params, flags: 0 })
+        .await
 }
 
 async fn set_scheduler_parameters_of(
