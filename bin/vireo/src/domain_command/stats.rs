@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 use libvirt_rpc::client::Connection;
 use libvirt_rpc::procedures::ConnectGetAllDomainStats;
-use libvirt_rpc::types::{DomainStatsRecord, RemoteDomain, TypedValue};
-use serde_json::{Map, Value, json};
+use libvirt_rpc::types::{DomainStatsRecord, RemoteDomain, TypedParam, TypedValue};
+use serde_json::{Value, json};
 
 use super::as_json;
 use crate::connection::{Attempt, Error, Options, connect, find_domain};
@@ -159,7 +159,8 @@ pub(super) fn records(
     Ok(reply.ret_stats)
 }
 
-fn json_of(record: &DomainStatsRecord) -> Value {
+/// Typed parameters by their names.
+pub(super) fn as_object(params: &[TypedParam]) -> Value {
     let value = |value: &TypedValue| match value {
         TypedValue::Int(value) => json!(value),
         TypedValue::UInt(value) => json!(value),
@@ -169,9 +170,11 @@ fn json_of(record: &DomainStatsRecord) -> Value {
         TypedValue::Boolean(value) => json!(value),
         TypedValue::String(value) => json!(value),
     };
-    let stats: Map<_, _> =
-        record.params.iter().map(|param| (param.field.clone(), value(&param.value))).collect();
+    Value::Object(params.iter().map(|param| (param.field.clone(), value(&param.value))).collect())
+}
+
+fn json_of(record: &DomainStatsRecord) -> Value {
     let mut told = as_json(&record.dom);
-    told["stats"] = Value::Object(stats);
+    told["stats"] = as_object(&record.params);
     told
 }

@@ -454,6 +454,22 @@ fn jobs_and_disks_of_a_running_machine_are_asked_for() {
 }
 
 #[test]
+fn a_definition_that_is_not_what_runs_is_told() {
+    let place = Place::new();
+    let _vireod = place.start();
+    let _guest = place.define("one", "");
+    let uri = place.uri(&place.socket());
+    let updated = || python(&uri, "print(connection.lookupByName('one').isUpdated())").out.trim().to_owned();
+    assert_eq!(updated(), "0");
+    place.ok(&["start", "one"]);
+    assert_eq!(updated(), "0", "what a start adds by itself is no difference");
+    place.ok(&["setmaxmem", "one", "128M", "--config"]);
+    assert_eq!(updated(), "1");
+    place.ok(&["destroy", "one"]);
+    assert_eq!(updated(), "0");
+}
+
+#[test]
 fn a_domain_can_end_with_the_client_that_started_it() {
     let place = Place::new();
     let _vireod = place.start();

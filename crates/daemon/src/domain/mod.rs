@@ -250,6 +250,16 @@ impl Domain {
         self.definition.is_some()
     }
 
+    /// Whether the next start would make another machine than the one that runs.
+    pub(crate) fn is_updated(&self) -> Result<bool, DomainError> {
+        let Some(live) = self.live.as_ref().filter(|_| self.is_persistent()) else { return Ok(false) };
+        let mut next = self.definition(Form::Defined)?;
+        // What a start changes by itself is no difference.
+        libvirt_xml::domain::assign::start(&mut next, live.id);
+        let present = self.definition(Form::Live)?.without_live_details();
+        Ok(next.without_live_details() != present)
+    }
+
     /// State and reason.
     pub(crate) fn status(&self) -> Status {
         self.live.as_ref().map_or(Status { state: SHUT_OFF, reason: self.off }, |live| live.status)

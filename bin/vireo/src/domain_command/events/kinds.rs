@@ -4,10 +4,11 @@
 
 use libvirt_rpc::client::Message;
 use libvirt_rpc::events::*;
-use libvirt_rpc::types::{RemoteDomain, TypedParam, TypedValue};
+use libvirt_rpc::types::RemoteDomain;
 use libvirt_rpc::xdr::XdrError;
 use serde_json::{Value, json};
 
+use crate::domain_command::stats::as_object;
 use crate::output::harmless;
 
 /// Numbers and names of all kinds that can be listened to.
@@ -95,10 +96,10 @@ pub(super) fn told(message: &Message) -> Result<Option<Told>, XdrError> {
         DomainEventBalloonChange "balloon-change" |e| ["actual_kib": e.actual];
         DomainEventDeviceRemoved "device-removed" |e| ["device": e.dev_alias];
         DomainEventBlockJob2 "block-job-2" |e| ["target": e.dst, "type": e.kind, "status": e.status];
-        DomainEventTunable "tunable" |e| ["params": params(&e.params)];
+        DomainEventTunable "tunable" |e| ["params": as_object(&e.params)];
         DomainEventAgentLifecycle "agent-lifecycle" |e| ["state": e.state, "reason": e.reason];
         DomainEventDeviceAdded "device-added" |e| ["device": e.dev_alias];
-        DomainEventJobCompleted "job-completed" |e| ["params": params(&e.params)];
+        DomainEventJobCompleted "job-completed" |e| ["params": as_object(&e.params)];
         DomainEventDeviceRemovalFailed "device-removal-failed" |e| ["device": e.dev_alias];
         DomainEventMetadataChange "metadata-change" |e| ["type": metadata(e.kind), "uri": e.nsuri];
         DomainEventBlockThreshold "block-threshold" |e| [
@@ -115,19 +116,6 @@ pub(super) fn told(message: &Message) -> Result<Option<Told>, XdrError> {
         ];
     }
     Ok(None)
-}
-
-fn params(params: &[TypedParam]) -> Value {
-    let value = |value: &TypedValue| match value {
-        TypedValue::Int(value) => json!(value),
-        TypedValue::UInt(value) => json!(value),
-        TypedValue::LLong(value) => json!(value),
-        TypedValue::ULLong(value) => json!(value),
-        TypedValue::Double(value) => json!(value),
-        TypedValue::Boolean(value) => json!(value),
-        TypedValue::String(value) => json!(value),
-    };
-    Value::Object(params.iter().map(|param| (param.field.clone(), value(&param.value))).collect())
 }
 
 /// virDomainMetadataType.

@@ -156,7 +156,8 @@ async fn is_updated(
     _: CallContext,
     call: DomainIsUpdated,
 ) -> Result<DomainIsUpdatedReply, RpcError> {
-    daemon.domain(&call.dom).map(|_| DomainIsUpdatedReply { updated: 0 })
+    let updated = daemon.domain(&call.dom)?.is_updated().map_err(|error| domain_error(&error))?;
+    Ok(DomainIsUpdatedReply { updated: updated.into() })
 }
 
 /// Machines are not labelled.
