@@ -221,7 +221,9 @@ fn start(options: &StartOptions) -> Result<()> {
         Job { devices: common.devices(folder.path())?, ..Job::new(kernel, common.memory, folder.path()) };
     let long = START_PATIENCE / 20;
     let goal = time::Goal { words: &[GREETING], patience: START_PATIENCE, ends: ending.ends(), long };
-    let (outcomes, excluded) = time::compare(&common.contenders(true)?, &job, *rounds, goal)?;
+    let contenders = common.contenders(true)?.into_iter().map(|contender| contender.install(folder.path()));
+    let contenders: Vec<_> = contenders.collect::<Result<_>>()?;
+    let (outcomes, excluded) = time::compare(&contenders, &job, *rounds, goal)?;
     report::print_times(&outcomes, ("us", 1.0));
     let results = json!({ "outcomes": outcomes, "excluded": excluded });
     common.save("start", &common.describe(&job, *rounds), &results)

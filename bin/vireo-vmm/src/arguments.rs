@@ -212,7 +212,8 @@ pub(crate) fn help() -> String {
 
 /// Prints to standard output; whoever reads may stop reading.
 pub(crate) fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut output = std::io::stdout();
+    let _ = output.write_all(text.as_bytes()).and_then(|()| output.flush());
 }
 
 #[cfg(test)]

@@ -3,9 +3,12 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::{Interest, Subscriber};
+use tracing::{Event, Metadata};
 use tracing_subscriber::fmt;
 
 use crate::arguments::UsageError;
@@ -21,18 +24,87 @@ pub(crate) fn start(verbosity: u8, file: Option<&Path>) -> Result<(), UsageError
         2 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
-    let subscriber = fmt().with_max_level(level).with_target(false).with_timer(fmt::time::uptime());
-    match file {
-        None => subscriber.with_ansi(false).with_writer(std::io::stderr).init(),
-        Some(path) => {
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(path)
-                .map_err(|error| UsageError::LogFile { path: path.to_owned(), error })?;
-            subscriber.with_ansi(false).with_writer(Mutex::new(file)).init();
+    let uptime = fmt::time::uptime();
+    let file = file
+        .map(|path| {
+            let options = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+            options.map_err(|error| UsageError::LogFile { path: path.to_owned(), error })
+        })
+        .transpose()?;
+    let make = move || -> Box<dyn Subscriber + Send + Sync> {
+        let subscriber = fmt().with_max_level(level).with_target(false).with_timer(uptime).with_ansi(false);
+        match file {
+            None => Box::new(subscriber.with_writer(std::io::stderr).finish()),
+            Some(file) => Box::new(subscriber.with_writer(Mutex::new(file)).finish()),
         }
-    }
+    };
+    let subscriber = FirstMessage { level, make: Mutex::new(Some(Box::new(make))), made: OnceLock::new() };
+    // Fails when it is called twice, which `main` does not.
+    let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
+}
+
+type Made = Box<dyn Subscriber + Send + Sync>;
+
+/// Makes the real subscriber for the first message: most machines start without one, and the guest need not wait for the
+/// subscriber's tables.
+struct FirstMessage {
+    level: LevelFilter,
+    make: Mutex<Option<Box<dyn FnOnce() -> Made + Send>>>,
+    made: OnceLock<Made>,
+}
+
+impl FirstMessage {
+    fn real(&self) -> &Made {
+        self.made.get_or_init(|| {
+            let make = self.make.lock().ok().and_then(|mut make| make.take());
+            make.map_or_else(|| Box::new(tracing::subscriber::NoSubscriber::new()) as Made, |make| make())
+        })
+    }
+}
+
+impl Subscriber for FirstMessage {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled(metadata) { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= self.level
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.level)
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        self.real().new_span(span)
+    }
+
+    fn record(&self, span: &Id, values: &Record<'_>) {
+        self.real().record(span, values);
+    }
+
+    fn record_follows_from(&self, span: &Id, follows: &Id) {
+        self.real().record_follows_from(span, follows);
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.real().event(event);
+    }
+
+    fn enter(&self, span: &Id) {
+        self.real().enter(span);
+    }
+
+    fn exit(&self, span: &Id) {
+        self.real().exit(span);
+    }
+
+    fn clone_span(&self, span: &Id) -> Id {
+        self.real().clone_span(span)
+    }
+
+    fn try_close(&self, span: Id) -> bool {
+        self.real().try_close(span)
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use kvm_bindings::{KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Cap;
 
-use crate::cpuid::CpuidTable;
+use crate::cpuid::{CpuidTable, Vendor};
 
 /// The only stable version of the KVM API (KVM API, section 4.1).
 const API_VERSION: i32 = 12;
@@ -128,8 +128,7 @@ impl Kvm {
     /// Every CPUID leaf and feature that this host can give to a guest. The kernel is asked once.
     ///
     /// That takes the kernel some hundred CPUID instructions, which are slow where this host is itself a virtual machine
-    /// (0.3 ms were seen, a third of all that KVM costs at start). [`crate::Vm::build`] does without, so that another thread
-    /// can ask meanwhile.
+    /// (0.3 ms were seen, a third of all that KVM costs at start).
     pub fn supported_cpuid(&self) -> Result<&CpuidTable, KvmError> {
         let answer =
             self.supported_cpuid.get_or_init(|| match self.fd.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES) {
@@ -142,10 +141,8 @@ impl Kvm {
     }
 
     /// Whether the host's processor is Intel's, or of a company that follows it.
-    pub(crate) fn on_intel(&self) -> bool {
-        let name = std::arch::x86_64::__cpuid(0);
-        let name = [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes);
-        !matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine")
+    pub(crate) fn on_intel(&self) -> Result<bool, KvmError> {
+        Ok(self.supported_cpuid()?.vendor() == Vendor::Intel)
     }
 
     pub(crate) fn has(&self, capability: Cap) -> bool {

@@ -58,7 +58,7 @@ impl Vm {
         for slot in spec.memory {
             slots.set(&fd, slot)?;
         }
-        if kvm.on_intel() {
+        if kvm.on_intel()? {
             fd.set_identity_map_address(IDENTITY_MAP_ADDRESS)
                 .map_err(refused("placing the real mode page table"))?;
             let address = usize::try_from(TSS_ADDRESS).expect("a 64-bit host");

@@ -40,13 +40,14 @@ pub enum ExitStatus {
     Refused,
 }
 
-impl From<ExitStatus> for std::process::ExitCode {
-    fn from(status: ExitStatus) -> Self {
-        Self::from(match status {
-            ExitStatus::Ended => 0,
-            ExitStatus::Failed => 1,
-            ExitStatus::Refused => 2,
-        })
+impl ExitStatus {
+    /// The process's exit code.
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Ended => 0,
+            Self::Failed => 1,
+            Self::Refused => 2,
+        }
     }
 }
 

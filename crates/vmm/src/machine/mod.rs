@@ -74,18 +74,30 @@ impl Machine {
         first: First,
     ) -> Result<Self, BuildError> {
         let kvm = Arc::new(Kvm::open(Path::new(KVM_DEVICE))?);
-        if usize::from(spec.cpus.count) > kvm.max_vcpus() {
-            return Err(BuildError::TooManyCpus { wanted: spec.cpus.count, most: kvm.max_vcpus() });
-        }
+        let machine = Self::assemble(&kvm, spec, resources, events, first);
+        // Last, because nobody waits for it; also when there is no machine, because it may be the reason.
         if kvm.flavour() == KvmFlavour::Paravirtual {
             tracing::warn!(
                 "this host's KVM is paravirtual: only kernels that are made for it run, stock kernels do not"
             );
         }
+        machine
+    }
+
+    fn assemble(
+        kvm: &Arc<Kvm>,
+        spec: &MachineSpec,
+        resources: &HostResources,
+        events: &EventSink,
+        first: First,
+    ) -> Result<Self, BuildError> {
+        if usize::from(spec.cpus.count) > kvm.max_vcpus() {
+            return Err(BuildError::TooManyCpus { wanted: spec.cpus.count, most: kvm.max_vcpus() });
+        }
         let topology = topology(spec.cpus.topology)?;
         let layout = MemoryLayout::new(spec.memory.bytes, kvm.address_bits()?)?;
         let memory = Arc::new(crate::memory::build(&spec.memory, &layout)?);
-        let vm = Vm::build(&kvm, VmSpec { memory: slots(&memory), ..VmSpec::default() })?;
+        let vm = Vm::build(kvm, VmSpec { memory: slots(&memory), ..VmSpec::default() })?;
         let mut vcpus = create_vcpus(&vm, topology)?;
 
         let spaces = AddressSpaces { ports: Arc::new(Bus::new()), memory: Arc::new(Bus::new()) };
