@@ -40,7 +40,6 @@ guests: build
 	@tools/test-guests
 
 bench: dependencies build
-	@tools/install-dependencies --bench
 	@tools/bench
 
 SECONDS ?= 60

@@ -241,7 +241,7 @@ fn a_domain_tells_what_it_is() {
     assert_eq!(stats, expected);
     assert_eq!(daemon.good(&["domstats", "--vcpu", "--list-active"]), "");
     assert!(daemon.bad(&["domstats", "two"]).contains("failed to get domain 'two'"));
-    assert!(daemon.bad(&["domblkinfo", "one", "vda"]).contains("cannot stat file '/nowhere/one.img'"));
+    assert!(daemon.bad(&["domblkinfo", "one", "vda"]).contains("Failed to open file '/nowhere/one.img'"));
     assert!(daemon.bad(&["domblkinfo", "one", "vdb"]).contains("invalid path vdb not assigned to domain"));
 }
 

@@ -47,6 +47,8 @@ numbers! {
         InvalidArgument = 8,
         /// It was tried and failed.
         OperationFailed = 9,
+        /// A document without a name.
+        NoName = 21,
         /// Such a domain exists.
         DomainExists = 28,
         /// The connection is read-only.
@@ -234,6 +236,8 @@ impl RpcError {
         storage_volume_exists = StorageVolumeExists Storage "";
         /// A document lacks or contradicts something.
         xml = XmlError Domain "XML error";
+        /// A document without a name; the whole message is given.
+        no_name = NoName Domain "";
         /// It took too long.
         timeout = OperationTimeout Qemu "Timed out during operation";
         /// The guest agent doesn't answer.

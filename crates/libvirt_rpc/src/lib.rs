@@ -24,6 +24,7 @@ pub mod frame;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod limits;
+mod names;
 pub mod procedures;
 #[cfg(test)]
 mod samples;

@@ -2,7 +2,7 @@
 
 /// A document that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {fault}")]
+#[error("{path}{}{fault}", if path.is_empty() { "" } else { ": " })]
 pub struct XmlError {
     /// The element, from the root: `domain/devices/disk`. An attribute ends it as `@name`. Empty means the document itself.
     pub path: String,
@@ -26,6 +26,14 @@ pub enum XmlFault {
         value: String,
         /// What it should have been, as in "a size in bytes".
         expected: String,
+    },
+    /// Another kind of document (VIR_ERR_XML_ERROR).
+    #[error("expecting root element of '{wanted}', not '{found}'")]
+    Root {
+        /// Name of the root element.
+        found: String,
+        /// The name that it should have.
+        wanted: String,
     },
     /// Understood, but nothing here can honour it (VIR_ERR_CONFIG_UNSUPPORTED).
     #[error("not supported: {0}")]

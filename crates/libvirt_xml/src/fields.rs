@@ -25,10 +25,7 @@ impl<'a> Fields<'a> {
     /// The fields of a root element, which must have that name.
     pub fn of_root(element: &'a Element, name: &str) -> Result<Self, XmlError> {
         if element.name != name {
-            let fault = XmlFault::Invalid {
-                value: element.name.clone(),
-                expected: format!("the root element {name:?}"),
-            };
+            let fault = XmlFault::Root { found: element.name.clone(), wanted: name.to_owned() };
             return Err(XmlError::new("", fault));
         }
         Ok(Self::under(element, element))

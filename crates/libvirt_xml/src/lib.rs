@@ -18,6 +18,7 @@ pub mod size;
 mod draw;
 mod error;
 mod fields;
+mod known;
 mod model;
 mod parse;
 pub mod storage;
@@ -27,6 +28,7 @@ mod write;
 
 pub use self::error::{XmlError, XmlFault};
 pub use self::fields::Fields;
+pub use self::known::KnownAs;
 pub use self::model::Model;
 pub use self::parse::{MAX_DEPTH, MAX_DOCUMENT_BYTES, MAX_ELEMENTS, parse};
 pub use self::tree::{Element, Kept, Node};

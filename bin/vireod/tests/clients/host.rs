@@ -59,7 +59,7 @@ fn processors_and_memory_are_the_host_s() {
     assert!(place.ok(&["freecell"]).starts_with("Total: "));
     place.fails(&["freecell", "4000"], &["start cell 4000 out of range (0-"]);
     assert!(place.ok(&["freepages", "0", "4"]).starts_with("4KiB: "));
-    place.fails(&["freepages", "0", "5"], &["no pages of 5 KiB"]);
+    place.fails(&["freepages", "0", "5"], &["page size 5 is not available on node 0"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Messages are those that virsh prints for the same situation on libvirtd 9.0, where its own part of them is concerned.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod compare;
 mod console;
 mod crashes;
 mod guest;

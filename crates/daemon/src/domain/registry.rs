@@ -98,6 +98,10 @@ impl Domains {
 
     /// Completes and checks a definition.
     pub(crate) fn complete(&self, definition: &mut Definition) -> Result<(), DomainError> {
+        if let Some(arch) = definition.os.kind.arch.as_ref().filter(|arch| **arch != self.host.arch) {
+            let message = format!("Unknown architecture {arch}: machines here are {}", self.host.arch);
+            return Err(DomainError::Unsupported(message));
+        }
         assign::define(definition, &self.host, &mut random)?;
         check::check(definition)?;
         Ok(())
@@ -140,7 +144,8 @@ impl Domains {
     pub(crate) fn startable(&self, domain: &Domain) -> Result<Option<Arc<Domain>>, DomainError> {
         let before = self.known(domain)?;
         if before.as_ref().is_some_and(|before| before.is_active()) {
-            return Err(DomainError::Invalid("domain is already running".to_owned()));
+            let message = format!("domain '{}' is already active", domain.name());
+            return Err(DomainError::Invalid(message));
         }
         Ok(before)
     }
@@ -201,7 +206,7 @@ impl Domains {
         check::check_name(name)?;
         self.change(store, uuid, |before| {
             if before.is_active() {
-                let message = "domain has to be shutoff before renaming";
+                let message = "cannot rename active domain";
                 return Err(DomainError::Invalid(message.to_owned()));
             }
             if before.name() == name {

@@ -156,17 +156,22 @@ async fn of_domains(
     if call.emulatorbin.as_ref().is_some_and(|asked| asked != emulator) {
         return wrong(&format!("the program that runs machines here is '{emulator}'"));
     }
-    if call.arch.is_some_and(|arch| arch != ARCH) {
-        return wrong(&format!("machines here are of architecture {ARCH}"));
+    if let Some(arch) = call.arch.filter(|arch| arch != ARCH) {
+        return wrong(&format!("unknown architecture: {arch}: machines here are {ARCH}"));
     }
-    if !has_kvm() || call.virttype.is_some_and(|kind| kind != "kvm") {
+    if let Some(kind) = call.virttype.filter(|kind| kind != "kvm") {
+        return wrong(&format!("unknown virttype: {kind}: machines here are run by KVM (kvm)"));
+    }
+    if !has_kvm() {
         return wrong("machines here are run by KVM, which needs /dev/kvm");
     }
     let machine = match call.machine.as_deref() {
         None => MACHINES[0].1,
         Some(asked) => match MACHINES.iter().find(|(alias, name)| asked == *alias || asked == *name) {
             Some((_, name)) => name,
-            None => return wrong(&format!("the machine '{asked}' is not supported by '{emulator}'")),
+            None => {
+                return wrong(&format!("the machine '{asked}' is not supported by emulator '{emulator}'"));
+            }
         },
     };
     let capabilities = DomainCapabilities {

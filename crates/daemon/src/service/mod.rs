@@ -14,10 +14,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use host_tune::{Host, HostError};
-use libvirt_rpc::RpcError;
 use libvirt_rpc::server::{ClientHandle, Service, Table};
-use libvirt_xml::Uuid;
+use libvirt_rpc::{ErrorDomain, RpcError};
 use libvirt_xml::domain::Domain as Definition;
+use libvirt_xml::{KnownAs, Uuid, XmlError};
 use parking_lot::Mutex;
 
 use self::events::Subscriptions;
@@ -143,6 +143,26 @@ pub(crate) fn table() -> Table<Daemon> {
         capabilities::register,
     ];
     families.into_iter().fold(Table::new(), |table, register| register(table))
+}
+
+/// The one way from a faulty document to libvirt's errors: libvirt's sentence where it has one, then where the fault is and what
+/// should be there.
+fn document_error(error: &XmlError) -> RpcError {
+    let (code, sentence) = error.known_as();
+    let text = match sentence {
+        Some(sentence) if sentence.ends_with('.') => format!("{sentence} {error}"),
+        Some(sentence) => format!("{sentence}: {error}"),
+        None => error.to_string(),
+    };
+    match code {
+        KnownAs::Xml => RpcError::xml(text),
+        KnownAs::Unsupported => RpcError::unsupported_configuration(text),
+        KnownAs::Argument => RpcError::invalid_argument(text),
+        KnownAs::Operation => RpcError::invalid_operation(text),
+        KnownAs::Internal => RpcError::internal(text),
+        KnownAs::NoName => RpcError::no_name(text),
+    }
+    .from_part(ErrorDomain::Domain)
 }
 
 /// The one way from a fault of the host to libvirt's errors.

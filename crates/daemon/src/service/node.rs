@@ -167,9 +167,8 @@ impl Daemon {
         let cells = self.cells()?;
         let last = cells.last().map_or(0, |cell| cell.id);
         let from = u32::try_from(first).ok().filter(|first| *first <= last);
-        let from = from.ok_or_else(|| {
-            RpcError::invalid_argument(format!("start cell {first} out of range (0-{last})"))
-        })?;
+        let from =
+            from.ok_or_else(|| RpcError::internal(format!("start cell {first} out of range (0-{last})")))?;
         Ok(cells.into_iter().filter(|cell| cell.id >= from).take(most).collect())
     }
 }
@@ -194,7 +193,9 @@ async fn free_pages(
     for cell in daemon.cells_from(call.start_cell, most)? {
         for size in &call.pages {
             let pool = cell.pages.iter().find(|pool| pool.kib == *size);
-            let unknown = || RpcError::invalid_argument(format!("this host has no pages of {size} KiB"));
+            let unknown = || {
+                RpcError::operation_failed(format!("page size {size} is not available on node {}", cell.id))
+            };
             counts.push(pool.ok_or_else(unknown)?.free);
         }
     }
@@ -212,7 +213,7 @@ async fn system_information(
     let tables = daemon.host.smbios().map_err(|error| host_error(&error))?;
     if tables.is_empty() {
         return Err(RpcError::unsupported_configuration(
-            "this host's firmware says nothing about it (SMBIOS)",
+            "Host SMBIOS information is not available: the firmware says nothing",
         ));
     }
     let mut root = Element::new("sysinfo").with("type", "smbios");

@@ -257,7 +257,10 @@ impl<S: Service> Connection<S> {
             return Err(RpcError::rpc(format!("Unexpected message status {}", status as u32)));
         }
         if Procedure::find(program, header.procedure).is_none() {
-            return Err(RpcError::unknown_procedure(header.procedure));
+            let name = crate::names::of(header.procedure).filter(|_| program == REMOTE_PROGRAM);
+            return Err(
+                name.map_or_else(|| RpcError::unknown_procedure(header.procedure), RpcError::not_supported)
+            );
         }
         if self.opened { Ok(()) } else { Err(RpcError::internal("connection not open")) }
     }

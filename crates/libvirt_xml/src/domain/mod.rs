@@ -320,6 +320,10 @@ impl Domain {
             fields.attribute(name);
         }
         let mut domain = Self::read(fields)?;
+        // What runs there is never guessed.
+        if root.first("os").and_then(|os| os.first("type")).is_none() {
+            return Err(XmlError::new("domain/os/type", crate::XmlFault::Missing("the type".to_owned())));
+        }
         if let Some(metadata) = &mut domain.metadata {
             metadata.declare(&namespaces);
         }

@@ -322,7 +322,9 @@ impl Machines {
     fn awake<'a>(&self, domain: &'a Domain, what: &str) -> Result<&'a super::Live, DomainError> {
         let live = domain.running()?;
         if self.status(domain)?.state == PAUSED {
-            return Err(DomainError::Invalid(format!("domain is paused and can't {what}: resume it first")));
+            return Err(DomainError::Invalid(format!(
+                "domain is not running: it is paused and can't {what}: resume it first"
+            )));
         }
         Ok(live)
     }

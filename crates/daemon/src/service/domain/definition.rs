@@ -124,6 +124,14 @@ async fn document(
 ) -> Result<DomainGetXmlDescReply, RpcError> {
     only(call.flags, XML_FLAGS)?;
     let domain = daemon.domain(&call.dom)?;
+    if call.flags & XML_INACTIVE != 0 && !domain.is_persistent() {
+        // The same machine, as it would be started again.
+        let definition = domain.definition(Form::Present).map_err(|error| domain_error(&error))?;
+        let definition = definition.without_live_details();
+        let secure = call.flags & XML_SECURE != 0;
+        let definition = if secure { definition } else { definition.without_secrets() };
+        return Ok(DomainGetXmlDescReply { xml: definition.to_xml() });
+    }
     let form =
         if call.flags & XML_INACTIVE != 0 && domain.is_persistent() { Form::Defined } else { Form::Present };
     let xml = domain.document(form, call.flags & XML_SECURE != 0).map_err(|error| domain_error(&error))?;

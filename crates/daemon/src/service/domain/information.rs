@@ -39,10 +39,12 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         .on(messages)
         .on(block_information)
         .on(has_managed_save)
+        .on(managed_save_document)
         .on(count_snapshots)
         .on(snapshot_names)
         .on(snapshots)
         .on(has_current_snapshot)
+        .on(snapshot)
         .on(checkpoints)
 }
 
@@ -207,7 +209,7 @@ pub(super) fn image_sizes(disk: &DiskSummary) -> Result<Option<ImageSizes>, Doma
         let reason = error.to_string();
         // Without the number, which libvirt's users never saw.
         let reason = reason.split(" (os error").next().unwrap_or_default();
-        DomainError::Host(format!("cannot stat file '{path}': {reason}"))
+        DomainError::Host(format!("Failed to open file '{path}': {reason}"))
     })?;
     if metadata.is_dir() {
         return Ok(None);
@@ -259,6 +261,15 @@ async fn has_managed_save(
     daemon.domain(&call.dom).map(|_| DomainHasManagedSaveImageReply { result: 0 })
 }
 
+async fn managed_save_document(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: DomainManagedSaveGetXmlDesc,
+) -> Result<DomainManagedSaveGetXmlDescReply, RpcError> {
+    daemon.domain(&call.dom)?;
+    Err(RpcError::invalid_operation("domain does not have managed save image"))
+}
+
 async fn count_snapshots(
     daemon: Arc<Daemon>,
     _: CallContext,
@@ -294,6 +305,16 @@ async fn has_current_snapshot(
 ) -> Result<DomainHasCurrentSnapshotReply, RpcError> {
     only(call.flags, 0)?;
     daemon.domain(&call.dom).map(|_| DomainHasCurrentSnapshotReply { result: 0 })
+}
+
+async fn snapshot(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: DomainSnapshotLookupByName,
+) -> Result<DomainSnapshotLookupByNameReply, RpcError> {
+    only(call.flags, 0)?;
+    daemon.domain(&call.dom)?;
+    Err(RpcError::no_snapshot(format!("no domain snapshot with matching name '{}'", call.name)))
 }
 
 async fn checkpoints(

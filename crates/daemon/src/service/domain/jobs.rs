@@ -39,10 +39,10 @@ impl Daemon {
     }
 }
 
-/// The target of the disk that a client names by its target or path.
-fn disk(domain: &Domain, name: &str) -> Result<String, RpcError> {
+/// The target of the disk that a client names by its target or path; `missing` is what libvirt says of one that is not there.
+fn disk(domain: &Domain, name: &str, missing: &str) -> Result<String, RpcError> {
     let summary = domain.summary(Form::Live).map_err(|error| domain_error(&error))?;
-    let missing = || RpcError::invalid_argument(format!("invalid path: {name}"));
+    let missing = || RpcError::invalid_argument(format!("disk '{name}' {missing}"));
     Ok(summary.disk(name).ok_or_else(missing)?.target.clone())
 }
 
@@ -115,7 +115,7 @@ async fn block_job(
     call: DomainGetBlockJobInfo,
 ) -> Result<DomainGetBlockJobInfoReply, RpcError> {
     only(call.flags, 1)?;
-    disk(&*daemon.running_domain(&call.dom)?, &call.path)?;
+    disk(&*daemon.running_domain(&call.dom)?, &call.path, "not found in domain")?;
     Ok(DomainGetBlockJobInfoReply { found: 0, kind: 0, bandwidth: 0, cur: 0, end: 0 })
 }
 
@@ -125,14 +125,14 @@ async fn abort_block_job(
     call: DomainBlockJobAbort,
 ) -> Result<(), RpcError> {
     only(call.flags, 3)?;
-    let disk = disk(&*daemon.running_domain(&call.dom)?, &call.path)?;
+    let disk = disk(&*daemon.running_domain(&call.dom)?, &call.path, "not found in domain")?;
     Err(RpcError::invalid_operation(format!("disk {disk} does not have an active block job")))
 }
 
 async fn resize_disk(daemon: Arc<Daemon>, _: CallContext, call: DomainBlockResize) -> Result<(), RpcError> {
     only(call.flags, RESIZE_BYTES)?;
     let domain = daemon.running_domain(&call.dom)?;
-    let disk = disk(&domain, &call.disk)?;
+    let disk = disk(&domain, &call.disk, "was not found in the domain config")?;
     let bytes = if call.flags & RESIZE_BYTES == 0 { call.size.checked_mul(1024) } else { Some(call.size) };
     let bytes = bytes.ok_or_else(|| RpcError::invalid_argument(format!("a size of {} KiB", call.size)))?;
     daemon.machines.resize_disk(&domain, &disk, bytes).await.map_err(|error| domain_error(&error))

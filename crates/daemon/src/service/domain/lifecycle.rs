@@ -23,6 +23,8 @@ const START_BYPASS_CACHE: u32 = 4;
 const START_FORCE_BOOT: u32 = 8;
 /// Documents are always checked.
 const START_VALIDATE: u32 = 16;
+/// Variables of firmware begin anew: a machine that has some does not start.
+const START_RESET_NVRAM: u32 = 32;
 
 /// virDomainDestroyFlagsValues: only if the process ends when it is asked to.
 const DESTROY_GRACEFUL: u32 = 1;
@@ -82,7 +84,8 @@ impl Daemon {
         flags: u32,
         client: &ClientHandle,
     ) -> Result<RemoteDomain, RpcError> {
-        only(flags, START_PAUSED | START_AUTODESTROY | START_BYPASS_CACHE | START_FORCE_BOOT)?;
+        let saved = START_BYPASS_CACHE | START_FORCE_BOOT;
+        only(flags, START_PAUSED | START_AUTODESTROY | START_RESET_NVRAM | saved)?;
         let domain = self.domain(domain)?;
         if domain.is_active() {
             return Err(RpcError::invalid_operation("domain is already running"));
@@ -145,7 +148,7 @@ async fn create_transient(
     context: CallContext,
     call: DomainCreateXml,
 ) -> Result<DomainCreateXmlReply, RpcError> {
-    only(call.flags, START_PAUSED | START_AUTODESTROY | START_VALIDATE)?;
+    only(call.flags, START_PAUSED | START_AUTODESTROY | START_VALIDATE | START_RESET_NVRAM)?;
     let definition = daemon.domains.read(&call.xml_desc).map_err(|error| domain_error(&error))?;
     let domain = Arc::new(Domain::transient(&definition).map_err(|error| domain_error(&error))?);
     let start = Start { domain, definition, paused: call.flags & START_PAUSED != 0 };

@@ -83,7 +83,7 @@ fn wrong_type(name: &str, expected: &str) -> RpcError {
 }
 
 fn out_of_range(name: &str, value: impl std::fmt::Display, least: u64, most: i64) -> RpcError {
-    RpcError::invalid_argument(format!("{name} '{value}' must be in range [{least}, {most}]"))
+    RpcError::invalid_argument(format!("value of '{name}' is out of range [{least}, {most}]: {value}"))
 }
 
 /// Refuses a parameter that is there twice.
@@ -328,10 +328,10 @@ mod tests {
         refused(vec![ullong("vcpu_quota", 1000)], "invalid type");
         refused(vec![ullong("cpu_shares", 0)], "must be in range [1, 10000]");
         refused(vec![ullong("cpu_shares", 10_001)], "must be in range [1, 10000]");
-        refused(vec![ullong("vcpu_period", 999)], "must be in range");
-        refused(vec![ullong("vcpu_period", 1_000_001)], "must be in range");
-        refused(vec![llong("vcpu_quota", 999)], "must be in range");
-        refused(vec![llong("vcpu_quota", i64::MAX)], "must be in range");
+        refused(vec![ullong("vcpu_period", 999)], "out of range [1000, 1000000]");
+        refused(vec![ullong("vcpu_period", 1_000_001)], "out of range [1000, 1000000]");
+        refused(vec![llong("vcpu_quota", 999)], "out of range [1000, ");
+        refused(vec![llong("vcpu_quota", i64::MAX)], "out of range [1000, ");
         refused(vec![ullong("cpu_shares", 1), ullong("cpu_shares", 2)], "multiple times");
         assert!(limit_memory(vec![ullong("min_guarantee", 1)]).is_err());
         assert!(limit_memory(vec![llong("hard_limit", 1)]).is_err());

@@ -201,8 +201,7 @@ async fn interface_statistics(
     call: DomainInterfaceStats,
 ) -> Result<DomainInterfaceStatsReply, RpcError> {
     let domain = daemon.running_domain(&call.dom)?;
-    let unknown =
-        || RpcError::invalid_argument(format!("invalid path, '{}' is not a known interface", call.device));
+    let unknown = || RpcError::invalid_argument(format!("'{}' is not a known interface", call.device));
     let interface = summary(&domain)?.interface(&call.device).ok_or_else(unknown)?;
     let target = interface.target.as_deref().ok_or_else(unknown)?;
     let usage = daemon.host.interface_statistics(target).map_err(|error| host_error(&error))?;

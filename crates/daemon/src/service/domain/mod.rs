@@ -28,11 +28,11 @@ use libvirt_rpc::{ErrorDomain, RpcError};
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::assign::HostDefaults;
 use libvirt_xml::domain::cpu::{Cpu, CpuMode};
-use libvirt_xml::{Uuid, XmlError, XmlFault};
+use libvirt_xml::{Uuid, XmlError};
 
-use super::Daemon;
 use super::events::{Subject, Subscriptions};
 use super::storage::Pools;
+use super::{Daemon, document_error};
 use crate::domain::machine::Places;
 use crate::domain::running::Notice;
 use crate::domain::{Affected, Change, Domain, DomainError, Form};
@@ -232,10 +232,7 @@ fn domain_error(error: &DomainError) -> RpcError {
         DomainError::Argument(_) => RpcError::invalid_argument(text),
         DomainError::NoDevice(_) => RpcError::no_device(text),
         DomainError::Unsupported(_) => RpcError::unsupported_configuration(text),
-        DomainError::Xml(XmlError { fault: XmlFault::Unsupported(_), .. }) => {
-            RpcError::unsupported_configuration(text)
-        }
-        DomainError::Xml(_) => RpcError::xml(text),
+        DomainError::Xml(error) => document_error(error),
         DomainError::Host(_) => RpcError::system(text),
         DomainError::Busy(_) => RpcError::timeout(text),
         DomainError::Machine(_) => RpcError::operation_failed(text),

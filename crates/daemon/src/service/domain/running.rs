@@ -40,5 +40,6 @@ macro_rules! refused {
 refused! {
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
     DomainSetMemoryStatsPeriod DomainBlockPeek DomainMemoryPeek
+    DomainGetGuestVcpus DomainSetGuestVcpus DomainAuthorizedSshKeysGet
     DomainScreenshot DomainSendKey DomainPmSuspendForDuration DomainPmWakeup
 }

@@ -18,12 +18,12 @@ use libvirt_rpc::types::{RemoteStoragePool, RemoteStorageVol};
 use libvirt_rpc::{ErrorCode, ErrorDomain, RpcError};
 use libvirt_xml::domain::disk::ImageFormat;
 use libvirt_xml::storage::PoolDefinition;
-use libvirt_xml::{Value, XmlError, XmlFault};
+use libvirt_xml::{Value, XmlError};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::Daemon;
 use super::events::Subject;
+use super::{Daemon, document_error};
 use crate::domain::machine::Volume;
 use crate::instance::Settings;
 use crate::store::{Change, Kind, Receipt, Record, Store};
@@ -233,11 +233,7 @@ fn document(xml: &str) -> Result<libvirt_xml::Element, RpcError> {
 
 /// The one way from a faulty document to libvirt's errors.
 fn xml_error(error: &XmlError) -> RpcError {
-    let error_of = match error.fault {
-        XmlFault::Unsupported(_) => RpcError::unsupported_configuration,
-        _ => RpcError::xml,
-    };
-    error_of(error.to_string()).from_part(ErrorDomain::Storage)
+    document_error(error).from_part(ErrorDomain::Storage)
 }
 
 /// The one way from `host_storage`'s errors to libvirt's.

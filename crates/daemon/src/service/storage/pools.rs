@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use host_storage::{BuildMode, Pool, PoolState};
-use libvirt_rpc::RpcError;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
+use libvirt_rpc::{ErrorDomain, RpcError};
 use libvirt_xml::storage::{PoolDefinition, PoolKind, SourceQuery};
 
 use super::{PoolEvent, document, only, remote_pool, storage_error, xml_error};
@@ -356,12 +356,13 @@ async fn find_sources(
     call: ConnectFindStoragePoolSources,
 ) -> Result<ConnectFindStoragePoolSourcesReply, RpcError> {
     only(call.flags, 0)?;
-    let kind = PoolKind::from_name(&call.kind).ok_or_else(|| {
-        RpcError::unsupported_operation(format!(
-            "pool type '{}' does not support source discovery",
-            call.kind
-        ))
-    })?;
+    let kind = PoolKind::from_name(&call.kind)
+        .ok_or_else(|| RpcError::internal(format!("unknown storage pool type {}", call.kind)))?;
+    if matches!(kind, PoolKind::Directory | PoolKind::FileSystem) {
+        // libvirt has no function for it: clients see that from the code.
+        let what = format!("pool type '{kind}' does not support source discovery");
+        return Err(RpcError::not_supported(what).from_part(ErrorDomain::Storage));
+    }
     let query = match &call.src_spec {
         Some(xml) => SourceQuery::from_element(&document(xml)?).map_err(|error| xml_error(&error))?,
         None => SourceQuery::default(),

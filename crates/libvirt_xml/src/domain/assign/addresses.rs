@@ -12,7 +12,7 @@ use crate::domain::device::{HostDeviceType, MemoryModel};
 use crate::domain::disk::DiskBus;
 use crate::domain::display::InputBus;
 use crate::domain::{Devices, Domain};
-use crate::error::XmlError;
+use crate::error::{XmlError, XmlFault};
 
 /// Ports of a virtio-serial controller unless it says otherwise; port 0 is the first console's.
 const SERIAL_PORTS: u32 = 31;
@@ -48,6 +48,10 @@ fn drives(devices: &mut Devices) -> Result<(), XmlError> {
             DiskBus::Fdc => ControllerType::Fdc,
             DiskBus::Virtio | DiskBus::Usb | DiskBus::Sd => continue,
         };
+        if disk.info.address.is_none() && disk.target.dev.is_empty() {
+            let what = "the disk's name in the guest".to_owned();
+            return Err(XmlError::new("domain/devices/disk/target/@dev", XmlFault::Missing(what)));
+        }
         if disk.info.address.is_none() {
             let number = disk_number(&disk.target.dev).ok_or_else(|| {
                 let name = &disk.target.dev;

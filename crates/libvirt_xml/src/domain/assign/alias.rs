@@ -4,7 +4,7 @@ use super::Board;
 use crate::domain::Domain;
 use crate::domain::address::{Address, Alias, DeviceInfo};
 use crate::domain::controller::{Controller, ControllerModel, ControllerType};
-use crate::domain::device::MemoryModel;
+use crate::domain::device::{MemballoonModel, MemoryModel};
 use crate::domain::disk::{Disk, DiskBus};
 
 /// What users' own names begin with.
@@ -47,7 +47,9 @@ pub(super) fn assign(domain: &mut Domain) {
     numbered("redir", &mut devices.redirected_devices.iter_mut().map(|device| &mut device.info));
     numbered("hub", &mut devices.hubs.iter_mut().map(|device| &mut device.info));
     numbered("watchdog", &mut devices.watchdogs.iter_mut().map(|device| &mut device.info));
-    numbered("balloon", &mut devices.memballoon.iter_mut().map(|device| &mut device.info));
+    // Of none libvirt names nothing.
+    let balloon = devices.memballoon.iter_mut().filter(|balloon| balloon.model != MemballoonModel::None);
+    numbered("balloon", &mut balloon.map(|device| &mut device.info));
     numbered("rng", &mut devices.rngs.iter_mut().map(|device| &mut device.info));
     numbered("panic", &mut devices.panics.iter_mut().map(|device| &mut device.info));
     numbered("shmem", &mut devices.shmems.iter_mut().map(|device| &mut device.info));
