@@ -215,7 +215,9 @@ fn daemon_advice(error: &RpcError) -> Option<String> {
         ErrorCode::NoDomain => "it may just have gone: `vireo list --all` shows which there are",
         ErrorCode::OperationDenied => "connect without --readonly",
         ErrorCode::OperationInvalid if says("not running") => "`vireo start` starts a domain",
-        ErrorCode::OperationInvalid if says("already running") => "`vireo list` shows what runs",
+        ErrorCode::OperationInvalid if says("already running") || says("already active") => {
+            "`vireo list` shows what runs"
+        }
         ErrorCode::ResourceBusy | ErrorCode::OperationTimeout => "another job is at it: try again later",
         ErrorCode::AgentUnresponsive => "see that qemu-guest-agent runs in the guest",
         _ => return None,
