@@ -37,6 +37,7 @@ pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<
                 backends: vec![Box::new(backend)],
                 mac: [0x52, 1, 2, 3, 4, 5],
                 mtu: Some(1500),
+                link_up: true,
                 queue_size: 16,
                 workers: vec![worker],
             };

@@ -252,6 +252,7 @@ impl VmDriver {
             Action::ResizeDisk { id, bytes } => {
                 self.live()?.machine.resize_disk(&id, bytes).map_err(ControlError::Failed)?;
             }
+            Action::SetLink { id, up } => self.set_link(&id, up).map_err(ControlError::Failed)?,
             Action::Counters => return Ok(Reply::Counters(self.live()?.machine.counters())),
         }
         Ok(Reply::Done)
@@ -267,6 +268,20 @@ impl VmDriver {
         )?;
         *balloon = balloon.resized(bytes, &spec.memory).map_err(|error| error.to_string())?;
         live.machine.resize_balloon(bytes);
+        Ok(())
+    }
+
+    /// Plugs or pulls a cable. The description has its new state, so a reboot keeps it.
+    fn set_link(&mut self, id: &str, up: bool) -> Result<(), String> {
+        let Some(Description { spec, live: Some(live) }) = &mut self.description else {
+            return Err("the machine does not run".to_owned());
+        };
+        let net = spec.nets.iter_mut().find(|net| net.id == id);
+        let net = net.ok_or_else(|| {
+            format!("there is no network interface {id:?}: vm.info has the identifiers of all")
+        })?;
+        net.link_up = up;
+        live.machine.set_link(id, up);
         Ok(())
     }
 

@@ -176,6 +176,7 @@ impl Plugger<'_> {
             backends,
             mac: spec.mac,
             mtu: spec.mtu,
+            link_up: spec.link_up,
             queue_size: spec.queue_size,
             workers: vec![self.host.worker.clone()],
         };

@@ -176,6 +176,17 @@ impl Machine {
         disk.resize(bytes).map_err(|error| format!("disk {id}: {error}"))
     }
 
+    /// Plugs or pulls the cable of a network interface, and tells its driver.
+    pub(crate) fn set_link(&self, id: &str, up: bool) {
+        for function in &self.functions {
+            if let functions::Counters::Net(handle) = &function.counters
+                && function.id == id
+            {
+                handle.set_link(up);
+            }
+        }
+    }
+
     /// Tells the guest how large its balloon is to be.
     pub(crate) fn resize_balloon(&self, bytes: u64) {
         if let Some(balloon) = self.balloon() {
