@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use libvirt_rpc::client::{ClientError, Connection};
+use libvirt_rpc::client::{ClientError, Connection, Input};
 use libvirt_rpc::procedures::{
     ConnectListAllStoragePools, StoragePoolBuild, StoragePoolCreate, StoragePoolCreateXml,
     StoragePoolDefineXml, StoragePoolGetXmlDesc, StoragePoolIsActive, StoragePoolListAllVolumes,
     StoragePoolLookupByName, StoragePoolLookupByVolume, StoragePoolRefresh, StoragePoolSetAutostart,
-    StorageVolCreateXml, StorageVolCreateXmlFrom, StorageVolGetPath, StorageVolGetXmlDesc,
-    StorageVolLookupByPath, StorageVolResize, StorageVolUpload,
+    StorageVolCreateXml, StorageVolCreateXmlFrom, StorageVolDownload, StorageVolGetPath,
+    StorageVolGetXmlDesc, StorageVolLookupByPath, StorageVolResize, StorageVolUpload,
 };
 use libvirt_rpc::types::{RemoteStoragePool, RemoteStorageVol};
 use libvirt_rpc::{Call, ErrorCode};
@@ -402,6 +402,34 @@ impl Session<'_> {
             bar.finish_and_clear();
         }
         stream.finish().attempt(action)
+    }
+
+    /// The content of a volume, if it has at most `most` bytes.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub(crate) fn content(&mut self, volume: &RemoteStorageVol, most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let capacity = self.describe(volume)?.capacity.unwrap_or(u64::MAX);
+        if capacity > most {
+            return Ok(None);
+        }
+        let action = || format!("cannot read the volume {}", volume.key);
+        let call = StorageVolDownload { vol: volume.clone(), offset: 0, length: capacity, flags: 0 };
+        let (_, mut stream) = self.connection.open_stream(&call).attempt(action)?;
+        let mut content = Vec::new();
+        loop {
+            match stream.receive(None).attempt(action)? {
+                // More than was asked for is not taken.
+                Input::Data(bytes) if content.len() as u64 + bytes.len() as u64 > capacity => {
+                    return Ok(None);
+                }
+                Input::Data(bytes) => content.extend(bytes),
+                Input::Hole(_) => return Ok(None),
+                Input::End => break,
+            }
+        }
+        stream.finish().attempt(action)?;
+        Ok(Some(content))
     }
 
     /// Grows a volume.
