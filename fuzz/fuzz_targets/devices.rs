@@ -49,7 +49,7 @@ pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<
         }
         _ => {
             let ports = [None, Some("org.example.port".to_owned())]
-                .map(|name| PortConfig { name, backend: character() })
+                .map(|name| PortConfig { name, backend: character(), watcher: None })
                 .into();
             let config = ConsoleConfig { ports, worker: worker.clone() };
             (Box::new(Console::build(config).expect("a console")), None)

@@ -7,8 +7,10 @@ use libvirt_xml::Uuid;
 use libvirt_xml::domain::{CrashAction, LifecycleAction};
 use tokio::sync::{mpsc, oneshot};
 
+use super::present::{self, is_channel_open};
 use super::{Intent, Machine, Machines, Notice, start};
-use crate::domain::{Domain, DomainError, PAUSED, RUNNING, Status};
+use crate::domain::{Domain, DomainError, Form, PAUSED, RUNNING, Status};
+use crate::guest_agent::CHANNEL;
 use crate::machine_process::{Cause, ControlError, Ending, EventTail, MachineEvent};
 
 /// VIR_DOMAIN_EVENT_SUSPENDED and _RESUMED; nothing more is said of why.
@@ -211,6 +213,7 @@ impl Watch {
                 built = true;
                 self.set(status);
             }
+            self.show_channels(&event);
             self.remember(event);
         }
         built
@@ -314,6 +317,9 @@ impl Watch {
         if matches!(event, MachineEvent::Rebooted(_)) {
             self.machines.confine_again(self.uuid, &self.machine);
         }
+        if let Some((domain, connected)) = self.show_channels(&event) {
+            self.machines.tell(&domain, Notice::Agent(connected));
+        }
         if let Some((status, notice)) = status_after(&event) {
             let (before, after) = self.set(status);
             let changed = before != Some(status.state);
@@ -324,6 +330,25 @@ impl Watch {
             }
         }
         self.remember(event);
+    }
+
+    /// Shows which channels the guest has open; the domain, and whether its agent is there, when that is another than before.
+    fn show_channels(&self, event: &MachineEvent) -> Option<(Arc<Domain>, bool)> {
+        let open: &[String] = match event {
+            MachineEvent::Channels(open) => open,
+            MachineEvent::Rebooted(_) => &[],
+            _ => return None,
+        };
+        let mut agent = (false, false);
+        let change = self.machines.domains.change(&self.machines.store, self.uuid, |before| {
+            let present = before.definition(Form::Live)?;
+            let mut after = present.clone();
+            present::set_channels(&mut after, open);
+            agent = (is_channel_open(&present, CHANNEL), is_channel_open(&after, CHANNEL));
+            Ok(Some(if after == present { before.clone() } else { before.with_live_document(&after) }))
+        });
+        let (before, now) = agent;
+        change.ok()?.after.filter(|_| before != now).map(|domain| (domain, now))
     }
 
     /// Shows what the machine does; what it did before, and the domain as it is now.
@@ -356,7 +381,12 @@ impl Watch {
         self.machines.forget(self.machine.process.directory(), &self.machine.taps).await;
         let farewell = match verdict {
             Verdict::Off(farewell) => farewell,
-            Verdict::Again => match self.again().await {
+            Verdict::Again => match {
+                if let Some((domain, connected)) = self.show_channels(&MachineEvent::Channels(Vec::new())) {
+                    self.machines.tell(&domain, Notice::Agent(connected));
+                }
+                self.again().await
+            } {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!("domain {} can't be started again: {error}", self.uuid);

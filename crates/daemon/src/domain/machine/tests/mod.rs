@@ -207,7 +207,7 @@ fn a_machine_without_screen_as_clients_install_it_has_a_console_an_agent_and_ent
          <interface type='bridge'><source bridge='br0'/><mac address='52:54:00:00:00:01'/><mtu size='9000'/>
            <target dev='vnet7'/></interface>
          <interface type='user'/>
-         <interface type='bridge'><source bridge='br0'/><link state='down'/></interface>
+         <interface type='bridge'><source bridge='br0'/><mac address='52:54:00:00:00:03'/><link state='down'/></interface>
          <console type='pty'/>
          <console type='file'><source path='/log'/><target type='virtio'/></console>
          <console type='pty'><target type='virtio'/></console>
