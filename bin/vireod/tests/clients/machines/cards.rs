@@ -6,7 +6,7 @@ use super::*;
 
 /// Runs `test` in a network namespace of its own with a bridge `br0`, where that is permitted. What the test starts is there too.
 fn in_network(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().name("network".into()).spawn(move || {
         let entered = if rustix::process::geteuid().is_root() {
             unshare().map_err(|errno| errno.to_string())
         } else {
@@ -23,7 +23,7 @@ fn in_network(test: impl FnOnce() + Send + 'static) {
         run("ip", &["link", "set", "br0", "up"]);
         test();
     });
-    if let Err(panic) = thread.join() {
+    if let Err(panic) = thread.unwrap().join() {
         std::panic::resume_unwind(panic);
     }
 }

@@ -381,12 +381,7 @@ impl Watch {
         self.machines.forget(self.machine.process.directory(), &self.machine.taps).await;
         let farewell = match verdict {
             Verdict::Off(farewell) => farewell,
-            Verdict::Again => match {
-                if let Some((domain, connected)) = self.show_channels(&MachineEvent::Channels(Vec::new())) {
-                    self.machines.tell(&domain, Notice::Agent(connected));
-                }
-                self.again().await
-            } {
+            Verdict::Again => match self.again().await {
                 Ok(()) => return,
                 Err(error) => {
                     tracing::error!("domain {} can't be started again: {error}", self.uuid);
@@ -410,6 +405,9 @@ impl Watch {
             return Err(DomainError::Machine(message));
         }
         let domain = self.machines.domains.by_uuid(self.uuid).ok_or(DomainError::NoSuchUuid(self.uuid))?;
+        if let Some((domain, connected)) = self.show_channels(&MachineEvent::Channels(Vec::new())) {
+            self.machines.tell(&domain, Notice::Agent(connected));
+        }
         let domain = start::again(&self.machines, domain, restarts).await?;
         self.machines.tell(&domain, Notice::Reboot);
         self.machine.over.send_replace(true);
