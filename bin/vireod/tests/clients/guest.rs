@@ -215,6 +215,8 @@ fn whether_the_agent_is_there_is_told_and_shown() {
     };
     assert_eq!(shown(), "disconnected");
     let program = "
+import signal
+signal.alarm(60)
 libvirt.virEventRegisterDefaultImpl()
 connection.close()
 connection = libvirt.open(URI)
