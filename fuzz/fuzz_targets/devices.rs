@@ -37,6 +37,7 @@ pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<
                 backends: vec![Box::new(backend)],
                 mac: [0x52, 1, 2, 3, 4, 5],
                 mtu: Some(1500),
+                link_up: true,
                 queue_size: 16,
                 workers: vec![worker],
             };
@@ -48,7 +49,7 @@ pub fn device(kind: u8, worker: WorkerHandle) -> (Box<dyn VirtioDevice>, Option<
         }
         _ => {
             let ports = [None, Some("org.example.port".to_owned())]
-                .map(|name| PortConfig { name, backend: character() })
+                .map(|name| PortConfig { name, backend: character(), watcher: None })
                 .into();
             let config = ConsoleConfig { ports, worker: worker.clone() };
             (Box::new(Console::build(config).expect("a console")), None)

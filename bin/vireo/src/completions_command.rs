@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
-use libvirt_rpc::procedures::ConnectListAllDomains;
+use libvirt_rpc::procedures::{ConnectListAllDomains, ConnectListAllStoragePools};
 
 use crate::connection::{Options, connect};
 use crate::output::print;
@@ -52,6 +52,20 @@ pub(crate) fn main(arguments: &Arguments) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Names of storage pools that begin with what is there; none when no daemon answers.
+pub(crate) fn pools(current: &OsStr) -> Vec<CompletionCandidate> {
+    let begun = current.to_string_lossy();
+    let listed = connect(&Options::default()).ok().and_then(|mut connection| {
+        connection.call(&ConnectListAllStoragePools { need_results: 1, flags: 0 }).ok()
+    });
+    let pools = listed.map(|reply| reply.pools).unwrap_or_default();
+    pools
+        .into_iter()
+        .filter(|pool| pool.name.starts_with(&*begun) && !pool.name.contains(char::is_control))
+        .map(|pool| CompletionCandidate::new(pool.name))
+        .collect()
 }
 
 /// Names of domains that begin with what is there; none when no daemon answers.

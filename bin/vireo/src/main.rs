@@ -13,6 +13,7 @@ mod output;
 mod run_command;
 mod signals;
 mod storage_client;
+mod storage_command;
 mod table;
 mod terminal;
 mod undo;
@@ -36,9 +37,13 @@ enum Command {
     Completions(completions_command::Arguments),
     Image(image_command::Arguments),
     Lab(lab_command::Arguments),
+    Pool(storage_command::PoolCommand),
+    Volume(storage_command::VolumeCommand),
     Run(run_command::RunArguments),
     #[command(flatten)]
     Domain(domain_command::Verb),
+    #[command(flatten)]
+    Storage(storage_command::VirshVerb),
 }
 
 fn main() -> ExitCode {
@@ -48,7 +53,9 @@ fn main() -> ExitCode {
     // A shell asks what could come next.
     clap_complete::CompleteEnv::with_factory(CommandLine::command).complete();
     let CommandLine { options, command } = CommandLine::parse();
-    if options.any() && !matches!(command, Command::Domain(_)) {
+    let asks =
+        matches!(command, Command::Domain(_) | Command::Storage(_) | Command::Pool(_) | Command::Volume(_));
+    if options.any() && !asks {
         let kind = clap::error::ErrorKind::ArgumentConflict;
         let message = "this command asks no daemon: the options before it are for those that do";
         CommandLine::command().error(kind, message).exit();
@@ -62,5 +69,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }),
         Command::Domain(verb) => domain_command::main(verb, &options),
+        Command::Pool(command) => storage_command::pool(command, &options),
+        Command::Volume(command) => storage_command::volume(command, &options),
+        Command::Storage(verb) => storage_command::virsh(verb, &options),
     }
 }

@@ -2,18 +2,18 @@
 //!
 //! Files are named by absolute paths that the daemon sees as well: it runs on this host, because it was reached by a unix socket.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use libvirt_rpc::client::{ClientError, Connection};
+use libvirt_rpc::client::{ClientError, Connection, Input};
 use libvirt_rpc::procedures::{
     ConnectListAllStoragePools, StoragePoolBuild, StoragePoolCreate, StoragePoolCreateXml,
     StoragePoolDefineXml, StoragePoolGetXmlDesc, StoragePoolIsActive, StoragePoolListAllVolumes,
     StoragePoolLookupByName, StoragePoolLookupByVolume, StoragePoolRefresh, StoragePoolSetAutostart,
-    StorageVolCreateXml, StorageVolCreateXmlFrom, StorageVolGetPath, StorageVolGetXmlDesc,
-    StorageVolLookupByPath, StorageVolResize, StorageVolUpload,
+    StorageVolCreateXml, StorageVolCreateXmlFrom, StorageVolDownload, StorageVolGetPath,
+    StorageVolGetXmlDesc, StorageVolLookupByPath, StorageVolResize, StorageVolUpload,
 };
 use libvirt_rpc::types::{RemoteStoragePool, RemoteStorageVol};
 use libvirt_rpc::{Call, ErrorCode};
@@ -22,6 +22,7 @@ use libvirt_xml::storage::{
 };
 
 use crate::connection::{Attempt, Error, Exit};
+use crate::output::readable;
 use crate::undo::{Made, Undo};
 
 /// The pool that volumes go to when none is named.
@@ -195,7 +196,11 @@ impl Session<'_> {
         Ok(pool)
     }
 
-    fn start_pool(&mut self, pool: &RemoteStoragePool) -> Result<(), Error> {
+    /// Starts a pool that is not active.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub(crate) fn start_pool(&mut self, pool: &RemoteStoragePool) -> Result<(), Error> {
         let name = || pool.name.clone();
         let active = self.call(&StoragePoolIsActive { pool: pool.clone() }, || {
             format!("cannot look at the pool {}", name())
@@ -404,6 +409,66 @@ impl Session<'_> {
         stream.finish().attempt(action)
     }
 
+    /// The content of a volume, if it has at most `most` bytes.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub(crate) fn content(&mut self, volume: &RemoteStorageVol, most: u64) -> Result<Option<Vec<u8>>, Error> {
+        let capacity = self.describe(volume)?.capacity.unwrap_or(u64::MAX);
+        if capacity > most {
+            return Ok(None);
+        }
+        let action = || format!("cannot read the volume {}", volume.key);
+        let call = StorageVolDownload { vol: volume.clone(), offset: 0, length: capacity, flags: 0 };
+        let (_, mut stream) = self.connection.open_stream(&call).attempt(action)?;
+        let mut content = Vec::new();
+        loop {
+            match stream.receive(None).attempt(action)? {
+                // More than was asked for is not taken.
+                Input::Data(bytes) if content.len() as u64 + bytes.len() as u64 > capacity => {
+                    return Ok(None);
+                }
+                Input::Data(bytes) => content.extend(bytes),
+                Input::Hole(_) | Input::Nothing => return Ok(None),
+                Input::End => break,
+            }
+        }
+        stream.finish().attempt(action)?;
+        Ok(Some(content))
+    }
+
+    /// Writes a volume's content somewhere. Its stream has as many bytes as its file, which are not those of its disk in all formats.
+    ///
+    /// # Errors
+    /// The daemon's, the place can't be written, or a signal has come.
+    pub(crate) fn download(&mut self, volume: &RemoteStorageVol, to: &mut impl Write) -> Result<(), Error> {
+        let action = || format!("cannot read the volume {}", volume.key);
+        let call = StorageVolDownload { vol: volume.clone(), offset: 0, length: 0, flags: 0 };
+        let shown = self.shown.then(|| spinner(&format!("reading {}", volume.name))).flatten();
+        let (_, mut stream) = self.connection.open_stream(&call).attempt(action)?;
+        let mut read = 0_u64;
+        loop {
+            self.undo.step()?;
+            let bytes = match stream.receive(None).attempt(action)? {
+                Input::Data(bytes) => bytes,
+                Input::End => break,
+                // Neither was asked for.
+                Input::Hole(_) | Input::Nothing => continue,
+            };
+            to.write_all(&bytes).map_err(|error| {
+                Error::trouble(Exit::Failed, format!("cannot write what was read: {error}"), "")
+            })?;
+            read += bytes.len() as u64;
+            if let Some(shown) = &shown {
+                shown.set_message(format!("reading {}: {}", volume.name, readable(read)));
+            }
+        }
+        if let Some(shown) = shown {
+            shown.finish_and_clear();
+        }
+        stream.finish().attempt(action)
+    }
+
     /// Grows a volume.
     ///
     /// # Errors
@@ -423,7 +488,11 @@ impl Session<'_> {
     }
 }
 
-fn pool_document(name: &str, directory: &Path) -> Result<String, Error> {
+/// The definition of a pool of a directory.
+///
+/// # Errors
+/// The directory's name can't be written down.
+pub(crate) fn pool_document(name: &str, directory: &Path) -> Result<String, Error> {
     let Some(path) = directory.to_str() else {
         let message = format!("the directory {} has a name that XML can't hold", directory.display());
         return Err(Error::trouble(Exit::Failed, message, ""));

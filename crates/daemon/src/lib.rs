@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use libvirt_rpc::server::{Access, Limits, Server};
 
+use self::domain::DomainError;
 pub use self::instance::{Instance, Settings};
 use self::service::Daemon;
 pub use self::sockets::SocketError;
@@ -60,11 +61,12 @@ impl Running {
         let (store, records) = Store::open(&settings.state_directory)?;
         let sockets = Sockets::open(&settings)?;
         let daemon = tokio::task::spawn_blocking(move || {
-            let daemon = Arc::new(Daemon::restore(settings, store, records));
+            let daemon = Arc::new(Daemon::restore(settings, store, records)?);
             daemon.start_marked();
-            daemon
+            Ok::<_, DomainError>(daemon)
         });
         let daemon = daemon.await.map_err(|error| StartError::Interrupted(error.to_string()))?;
+        let daemon = daemon.map_err(|error| StartError::Interrupted(error.to_string()))?;
         let later = Arc::downgrade(&daemon);
         let server = Server::new(daemon, service::table(), Limits::default());
         for (listener, access) in sockets.listeners()? {

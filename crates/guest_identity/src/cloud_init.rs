@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::iso9660::{self, IsoError, IsoFile};
 
@@ -199,6 +199,38 @@ struct User<'a> {
     ssh_authorized_keys: Vec<&'a str>,
 }
 
+/// The meta-data of a seed that is there.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnMetaData {
+    #[serde(rename = "instance-id")]
+    instance_id: String,
+    #[serde(rename = "local-hostname")]
+    local_hostname: Option<String>,
+}
+
+impl OwnMetaData {
+    /// What a document says that this program has written; nothing of others.
+    fn of(text: &str) -> Result<Option<Self>, SeedError> {
+        let Ok(found) = serde_yaml_ng::from_str::<Self>(text) else { return Ok(None) };
+        let same = yaml(&MetaData {
+            instance_id: &found.instance_id,
+            local_hostname: found.local_hostname.as_deref(),
+        })?;
+        Ok(Some(found).filter(|_| same == text))
+    }
+}
+
+/// A host name with the domain of another, if it has none itself.
+fn with_domain(old: &str, new: &str) -> String {
+    match old.split_once('.') {
+        Some((_, domain)) if !new.contains('.') => format!("{new}.{domain}"),
+        _ => new.to_owned(),
+    }
+}
+
+/// How user data begins that is a document of settings.
+const CLOUD_CONFIG: &str = "#cloud-config\n";
 const DHCP: &str = "version: 2\nethernets:\n  all:\n    match:\n      name: \"e*\"\n    dhcp4: true\n";
 
 impl Seed {
@@ -213,7 +245,7 @@ impl Seed {
         let user_data = match &self.user_data {
             Some(own) => own.clone(),
             None => {
-                let mut text = "#cloud-config\n".to_owned();
+                let mut text = CLOUD_CONFIG.to_owned();
                 // An empty document would be written as {}.
                 if self.host_name.is_some() || self.user.is_some() || !self.keys.is_empty() {
                     let _ = write!(text, "{}", yaml(&self.user_document())?);
@@ -240,6 +272,55 @@ impl Seed {
     /// As for [`Seed::files`].
     pub fn volume(&self) -> Result<Vec<u8>, SeedError> {
         Ok(iso9660::volume(LABEL, &self.files()?)?)
+    }
+
+    /// The seed of a copy of a machine: the same with another instance and the copy's host name, if `volume` is what
+    /// [`Seed::volume`] makes; `None` if it is anything else. A domain that the old host name has is the new one's too. A
+    /// document of the user's own stays as it is.
+    ///
+    /// # Errors
+    /// The host name is none.
+    pub fn of_copy(
+        volume: &[u8],
+        instance_id: &str,
+        host_name: Option<&str>,
+    ) -> Result<Option<Vec<u8>>, SeedError> {
+        if let Some(name) = host_name {
+            check_host_name(name)?;
+        }
+        let Some(mut files) = iso9660::files(LABEL, volume) else { return Ok(None) };
+        let text = |name: &str| {
+            let file = files.iter().find(|file| file.name == name)?;
+            String::from_utf8(file.content.clone()).ok()
+        };
+        let (Some(meta_data), Some(user_data)) = (text("meta-data"), text("user-data")) else {
+            return Ok(None);
+        };
+        let Some(old) = OwnMetaData::of(&meta_data)? else { return Ok(None) };
+        let new_name = match (&old.local_hostname, host_name) {
+            (Some(old), Some(new)) => Some(with_domain(old, new)),
+            // One that was not said stays unsaid.
+            _ => None,
+        };
+        let meta_data = MetaData { instance_id, local_hostname: new_name.as_deref() };
+        let mut changed = vec![("meta-data", yaml(&meta_data)?)];
+        // What this program writes begins with the name.
+        let named = |name: &str| -> Result<String, SeedError> {
+            let seed = Self { host_name: Some(name.to_owned()), ..Self::default() };
+            Ok(format!("{CLOUD_CONFIG}{}", yaml(&seed.user_document())?))
+        };
+        if let Some(old) = &old.local_hostname
+            && let Some(rest) = user_data.strip_prefix(&named(old)?)
+        {
+            let begin = new_name.as_deref().map_or_else(|| Ok(CLOUD_CONFIG.to_owned()), named)?;
+            changed.push(("user-data", format!("{begin}{rest}")));
+        }
+        for (name, content) in changed {
+            files.iter_mut().filter(|file| file.name == name).for_each(|file| {
+                file.content = content.clone().into_bytes();
+            });
+        }
+        Ok(Some(iso9660::volume(LABEL, &files)?))
     }
 
     fn check(&self) -> Result<(), SeedError> {
@@ -316,6 +397,70 @@ mod tests {
         let files = seed.files().unwrap();
         let file = files.into_iter().find(|file| file.name == name)?;
         Some(String::from_utf8(file.content).unwrap())
+    }
+
+    #[test]
+    fn a_copy_of_a_seed_has_another_instance_and_name_and_nothing_else() {
+        let keys = SshKey::parse_all(KEY, "k").unwrap();
+        let network = SeedNetwork::Dhcp;
+        let old = Seed {
+            host_name: Some("web.example.org".into()),
+            user: Some("ann".into()),
+            keys,
+            network,
+            ..seed()
+        };
+        let volume = old.volume().unwrap();
+        let copied = |volume: &[u8], name| Seed::of_copy(volume, "i-2", name).unwrap();
+        let wanted = |name: Option<&str>| {
+            let host_name = name.map(str::to_owned);
+            Seed { instance_id: "i-2".to_owned(), host_name, ..old.clone() }.volume().unwrap()
+        };
+        assert!(copied(&volume, Some("web2")) == Some(wanted(Some("web2.example.org"))));
+        assert!(copied(&volume, Some("db.here")) == Some(wanted(Some("db.here"))));
+        assert!(copied(&volume, None) == Some(wanted(None)));
+        // As a pool may have it.
+        let padded = [&volume[..], &[0; 4096]].concat();
+        assert!(copied(&padded, Some("db.here")) == Some(wanted(Some("db.here"))));
+        assert!(Seed::of_copy(&volume, "i-2", Some("a b")).is_err());
+        // What the user has written is the user's.
+        let own = "#cloud-config\nruncmd: [true]\n".to_owned();
+        let old = Seed { user_data: Some(own.clone()), host_name: Some("web".into()), ..seed() };
+        let new = Seed {
+            user_data: Some(own),
+            host_name: Some("web2".into()),
+            instance_id: "i-2".into(),
+            ..seed()
+        };
+        assert!(copied(&old.volume().unwrap(), Some("web2")) == Some(new.volume().unwrap()));
+    }
+
+    #[test]
+    fn what_is_not_a_seed_of_ours_is_not_touched() {
+        let mut volume = seed().volume().unwrap();
+        assert!(Seed::of_copy(&volume, "i-2", None).unwrap().is_some());
+        let file = |name: &str, content: &str| iso9660::IsoFile {
+            name: name.to_owned(),
+            content: content.as_bytes().to_vec(),
+        };
+        let foreign = |meta: &str| {
+            iso9660::volume(LABEL, &[file("meta-data", meta), file("user-data", "#cloud-config\n")]).unwrap()
+        };
+        for meta in ["instance-id: i-1\ndsmode: local\n", "{instance-id: i-1}", "instance-id: [", "", "\u{1}"]
+        {
+            assert!(Seed::of_copy(&foreign(meta), "i-2", None).unwrap().is_none(), "{meta}");
+        }
+        let other = iso9660::volume("config", &seed().files().unwrap()).unwrap();
+        assert!(Seed::of_copy(&other, "i-2", None).unwrap().is_none());
+        for length in (0..volume.len()).step_by(97) {
+            assert!(Seed::of_copy(&volume[..length], "i-2", None).unwrap().is_none());
+        }
+        for at in 16 * 2048..volume.len() {
+            let before = std::mem::replace(&mut volume[at], 0xff);
+            // At most the content of a document can have changed.
+            let _ = Seed::of_copy(&volume, "i-2", None).unwrap();
+            volume[at] = before;
+        }
     }
 
     #[test]

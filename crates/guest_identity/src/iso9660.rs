@@ -96,6 +96,47 @@ pub fn volume(label: &str, files: &[IsoFile]) -> Result<Vec<u8>, IsoError> {
     Ok(out)
 }
 
+/// The files of a volume that [`volume`] has made with this label; `None` of any other. Nothing in `bytes` is trusted: what is found
+/// has to make the same bytes.
+pub fn files(label: &str, bytes: &[u8]) -> Option<Vec<IsoFile>> {
+    if bytes.len() > MOST_BYTES.saturating_mul(2) {
+        return None;
+    }
+    // Of the second tree, whose names are the real ones. The root's record is at byte 156 of its descriptor (ECMA-119, 8.5).
+    let root = bytes.get((SYSTEM_SECTORS as usize + 1) * SECTOR..)?.get(156..)?;
+    let mut files = Vec::new();
+    // Records never cross sectors; what is left of one is zero.
+    for mut records in extent(bytes, root)?.chunks(SECTOR) {
+        while let Some(length @ 1..) = records.first().copied().map(usize::from) {
+            let (one, rest) = records.split_at_checked(length)?;
+            records = rest;
+            let name = one.get(33..33 + usize::from(*one.get(32)?))?;
+            // The directory itself and the one above have names of one byte.
+            if name.len() < 2 {
+                continue;
+            }
+            let letters = name.as_chunks::<2>().0.iter().map(|letter| u16::from_be_bytes(*letter));
+            let name = String::from_utf16(&letters.collect::<Vec<_>>()).ok()?;
+            if files.len() == MOST_FILES {
+                return None;
+            }
+            let name = name.strip_suffix(";1")?.to_owned();
+            files.push(IsoFile { name, content: extent(bytes, one)?.to_vec() });
+        }
+    }
+    let same = volume(label, &files).ok()?;
+    let (found, rest) = bytes.split_at_checked(same.len())?;
+    (found == same && rest.iter().all(|byte| *byte == 0)).then_some(files)
+}
+
+/// What a record names (ECMA-119, 9.1): sector and length in the first of both orders of bytes.
+fn extent<'a>(bytes: &'a [u8], record: &[u8]) -> Option<&'a [u8]> {
+    let number = |at: usize| Some(u32::from_le_bytes(*record.get(at..)?.first_chunk()?));
+    let from = usize::try_from(number(2)?).ok()?.checked_mul(SECTOR)?;
+    let length = usize::try_from(number(10)?).ok()?;
+    bytes.get(from..)?.get(..length)
+}
+
 /// A file with the name that the base specification has for it.
 #[derive(Debug)]
 struct Named<'a> {

@@ -209,6 +209,8 @@ pub struct NetSpec {
     pub queue_size: u16,
     /// Largest packet in bytes, told to the guest; at least [`MIN_MTU`].
     pub mtu: Option<u16>,
+    /// Whether the cable is plugged in.
+    pub link_up: bool,
 }
 
 /// What carries frames.

@@ -106,9 +106,9 @@ fn disk() -> impl Strategy<Value = DiskConfig> {
 }
 
 fn net() -> impl Strategy<Value = NetConfig> {
-    let backend = (any::<bool>(), of((1u8..=223, any::<bool>())), 1usize..=4, any::<[bool; 3]>());
+    let backend = (any::<bool>(), of((1u8..=223, any::<bool>())), 1usize..=4, any::<[bool; 4]>());
     (backend, any::<[u8; 6]>(), of(1280u16..), 1u32..=15).prop_map(
-        |((by_name, address, pairs, [fds, count_told, mac_told]), mac, mtu, order)| {
+        |((by_name, address, pairs, [fds, count_told, mac_told, link_up]), mac, mtu, order)| {
             let address = address.filter(|_| !fds).map(|(byte, masked)| ([10, 0, 1, byte].into(), masked));
             NetConfig {
                 tap: (by_name && !fds).then(|| "tap".to_owned()),
@@ -116,6 +116,7 @@ fn net() -> impl Strategy<Value = NetConfig> {
                 mask: address.filter(|(_, masked)| *masked).map(|_| [255, 255, 0, 0].into()),
                 mac: mac_told.then_some(MacAddress(mac)),
                 mtu,
+                link_up,
                 num_queues: (count_told || !fds).then(|| 2 * u32::try_from(pairs).unwrap()),
                 queue_size: 1 << order,
                 id: None,

@@ -31,6 +31,9 @@ pub(crate) fn admit(state: Option<VmState>, action: &Action) -> Result<(), Contr
         (Action::ResizeDisk { .. } | Action::ResizeBalloon { .. }, Some(Running)) => Ok(()),
         (Action::ResizeBalloon { .. }, Some(state)) => refuse("resize the balloon of", state),
         (Action::ResizeDisk { .. }, Some(state)) => refuse("resize a disk of", state),
+        // The driver of a paused guest is told when it goes on.
+        (Action::SetLink { .. }, Some(Running | Paused)) => Ok(()),
+        (Action::SetLink { .. }, Some(state)) => refuse("plug or pull a cable of", state),
         (Action::Counters, Some(Running | Paused)) => Ok(()),
         (Action::Counters, Some(state)) => refuse("read the counters of", state),
     }
@@ -57,6 +60,12 @@ mod tests {
     fn only_a_running_machine_is_resized() {
         assert_eq!(admitted(&Action::ResizeBalloon { bytes: 0 }), [Some(VmState::Running)]);
         assert_eq!(admitted(&Action::ResizeDisk { id: String::new(), bytes: 0 }), [Some(VmState::Running)]);
+    }
+
+    #[test]
+    fn a_cable_is_plugged_while_the_guest_runs_or_waits() {
+        let action = Action::SetLink { id: String::new(), up: false };
+        assert_eq!(admitted(&action), [Some(VmState::Running), Some(VmState::Paused)]);
     }
 
     #[test]

@@ -44,6 +44,13 @@ pub enum Action {
         /// Its new size in bytes.
         bytes: u64,
     },
+    /// Plug or pull the cable of a network interface.
+    SetLink {
+        /// The interface's identifier.
+        id: String,
+        /// Whether it is plugged in from now on.
+        up: bool,
+    },
     /// Stop everything and end the process.
     ShutdownVmm,
 }

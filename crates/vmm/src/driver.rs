@@ -16,7 +16,8 @@
 //! (open disks, network interfaces, terminals), so that no device can forget to reset a field.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
 
 use machine_spec::MachineSpec;
 use machine_spec::spec::OnReset;
@@ -74,6 +75,19 @@ pub(crate) struct VmDriver {
     machines: u64,
     worker: WorkerHandle,
     monitor: Option<EventMonitor>,
+    channels: Channels,
+}
+
+/// Least time between two tellings of which channels are open.
+const CHANNELS_PAUSE: Duration = Duration::from_millis(100);
+
+/// The channels that the guest has open, as they are told.
+#[derive(Default)]
+struct Channels {
+    told: Vec<String>,
+    /// When they were told last, and when it is time again.
+    last: Option<Instant>,
+    due: Option<Instant>,
 }
 
 /// A machine that has been created, and what of it lives.
@@ -120,7 +134,7 @@ impl VmDriver {
     /// A driver whose machines' devices work on `worker`, and which tells `monitor` what happens.
     pub(crate) fn new(worker: WorkerHandle, monitor: Option<EventMonitor>) -> Self {
         let (post, inputs) = mpsc::channel();
-        Self { inputs, post, description: None, machines: 0, worker, monitor }
+        Self { inputs, post, description: None, machines: 0, worker, monitor, channels: Channels::default() }
     }
 
     /// The door for clients.
@@ -148,8 +162,38 @@ impl VmDriver {
         Ok(())
     }
 
+    /// The next input; none when it is time to tell of channels.
+    fn next(&self) -> Option<Input> {
+        let received = match self.channels.due {
+            None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(due) => self.inputs.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        match received {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                unreachable!("the driver holds a sender of its own queue")
+            }
+        }
+    }
+
+    /// Says which channels the guest has open, if they are others than before.
+    fn tell_channels(&mut self) {
+        self.channels.due = None;
+        let live = self.description.as_ref().and_then(|description| description.live.as_ref());
+        let Some(open) = live.map(|live| live.machine.open_channels()) else { return };
+        if open != self.channels.told {
+            self.tell(&Event::Channels(&open));
+            self.channels = Channels { told: open, last: Some(Instant::now()), due: None };
+        }
+    }
+
     /// Says what happens to the machine.
     pub(crate) fn tell(&mut self, event: &Event<'_>) {
+        if matches!(event, Event::Rebooted(_) | Event::Booted) {
+            // Whoever hears that knows that none is open.
+            self.channels.told.clear();
+        }
         if let Some(monitor) = &mut self.monitor {
             monitor.tell(event);
         }
@@ -163,8 +207,9 @@ impl VmDriver {
     /// Handles inputs until the process is to end.
     pub(crate) fn run(mut self) -> ExitStatus {
         loop {
-            let Ok(input) = self.inputs.recv() else {
-                unreachable!("the driver holds a sender of its own queue")
+            let Some(input) = self.next() else {
+                self.tell_channels();
+                continue;
             };
             let ended = match input {
                 Input::Request(Request { action, reply }) => {
@@ -252,6 +297,7 @@ impl VmDriver {
             Action::ResizeDisk { id, bytes } => {
                 self.live()?.machine.resize_disk(&id, bytes).map_err(ControlError::Failed)?;
             }
+            Action::SetLink { id, up } => self.set_link(&id, up).map_err(ControlError::Failed)?,
             Action::Counters => return Ok(Reply::Counters(self.live()?.machine.counters())),
         }
         Ok(Reply::Done)
@@ -267,6 +313,20 @@ impl VmDriver {
         )?;
         *balloon = balloon.resized(bytes, &spec.memory).map_err(|error| error.to_string())?;
         live.machine.resize_balloon(bytes);
+        Ok(())
+    }
+
+    /// Plugs or pulls a cable. The description has its new state, so a reboot keeps it.
+    fn set_link(&mut self, id: &str, up: bool) -> Result<(), String> {
+        let Some(Description { spec, live: Some(live) }) = &mut self.description else {
+            return Err("the machine does not run".to_owned());
+        };
+        let net = spec.nets.iter_mut().find(|net| net.id == id);
+        let net = net.ok_or_else(|| {
+            format!("there is no network interface {id:?}: vm.info has the identifiers of all")
+        })?;
+        net.link_up = up;
+        live.machine.set_link(id, up);
         Ok(())
     }
 
@@ -334,6 +394,12 @@ impl VmDriver {
                 Some(ExitStatus::Ended)
             }
             GuestEvent::Ask(VmRequest::Reset) => self.guest_reset(),
+            GuestEvent::Channels => {
+                let earliest = self.channels.last.map(|last| last + CHANNELS_PAUSE);
+                let now = Instant::now();
+                self.channels.due.get_or_insert(earliest.map_or(now, |earliest| earliest.max(now)));
+                None
+            }
             GuestEvent::Crashed(report) => {
                 tracing::error!("the guest crashed: {report}");
                 self.tell(&Event::Crashed(&report.to_string()));

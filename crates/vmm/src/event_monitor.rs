@@ -2,7 +2,8 @@
 //! chose (`--event-monitor`).
 //!
 //! Keys and names are those of Cloud Hypervisor's event monitor (docs/event-monitoring there): `timestamp` (since the process
-//! started), `source`, `event`, `properties`. Additions: `crashed`, and in `properties` who asked for a reboot or shutdown. A
+//! started), `source`, `event`, `properties`. Additions: `crashed`, `channels` (those that the guest
+//! has open; at most ten times a second), and in `properties` who asked for a reboot or shutdown. A
 //! supervisor that comes late, or comes back, finds in the file what it has missed, also how a process ended that was not its
 //! child. A guest can restart without end, so a file that has grown long is emptied and begun anew.
 
@@ -43,6 +44,8 @@ pub(crate) enum Event<'a> {
     Deleted,
     /// The guest, or the host under it, can't go on.
     Crashed(&'a str),
+    /// The guest has these channels open now.
+    Channels(&'a [String]),
 }
 
 /// Where events are written.
@@ -73,6 +76,7 @@ impl EventMonitor {
             Event::Shutdown(cause) => ("shutdown", cause.properties()),
             Event::Deleted => ("deleted", Value::Null),
             Event::Crashed(report) => ("crashed", json!({ "report": report })),
+            Event::Channels(open) => ("channels", json!({ "open": open })),
         };
         let elapsed = self.started.elapsed();
         let timestamp = json!({ "secs": elapsed.as_secs(), "nanos": elapsed.subsec_nanos() });

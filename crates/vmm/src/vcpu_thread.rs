@@ -40,6 +40,8 @@ pub(crate) enum GuestEvent {
     Ask(VmRequest),
     /// It cannot go on: what happened, with registers.
     Crashed(String),
+    /// It has opened or closed channels.
+    Channels,
 }
 
 /// The address spaces that every vCPU reaches.
@@ -284,7 +286,7 @@ impl VcpuWork {
                     Err(error) => format!("vCPU {index}: {what} (registers: {error})"),
                 })
             }
-            ask @ GuestEvent::Ask(_) => ask,
+            other => other,
         };
         events(event);
         Whereabouts::Parked

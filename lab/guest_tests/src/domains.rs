@@ -15,11 +15,13 @@ use libvirt_rpc::procedures::{
 
 use crate::daemon::Daemon;
 use crate::guest::{Guest, PATIENCE};
+use crate::network::Bridge;
 use crate::{Test, test};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         test("domains::a_guest_s_life_as_virsh_sees_it", life),
+        test("domains::a_card_is_on_a_bridge_and_its_cable_is_pulled_and_plugged", card),
         test("domains::a_daemon_killed_fifty_times_loses_nothing_and_touches_no_guest", fifty_kills),
     ]
 }
@@ -96,10 +98,10 @@ fn life() -> Result<()> {
     let count = "awk '{print $1}' /sys/firmware/acpi/interrupts/ff_pwr_btn";
     let button = format!("until test $({count}) = 1; do :; done; poweroff -f");
     shell.type_line(&button)?;
+    // Another process begins, and the console goes on.
     daemon.virsh("reboot guest")?;
-    wait_for_reboot(&daemon, shell)?;
-    let mut shell = console(&daemon, "guest")?;
-    shell.wake_shell()?;
+    shell.expect_shell()?;
+    wait(&daemon, "guest", "running (booted)")?;
     shell.type_line(&button)?;
     daemon.virsh("shutdown guest")?;
     wait(&daemon, "guest", "shut off (shutdown)")?;
@@ -115,10 +117,52 @@ fn life() -> Result<()> {
     Ok(())
 }
 
-/// The console ends with the machine's process; another one begins where it was.
-fn wait_for_reboot(daemon: &Daemon, shell: Guest) -> Result<()> {
-    shell.expect_end()?;
-    wait(daemon, "guest", "running (booted)")
+fn card() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let bridge = Bridge::make("vireo-test0")?;
+    let mut daemon = Daemon::start(directory.path())?;
+    let card = "<interface type='bridge'><mac address='52:54:00:77:00:01'/><source bridge='vireo-test0'/>
+        <model type='virtio'/><mtu size='1400'/></interface></devices>";
+    let path = directory.path().join("guest.xml");
+    std::fs::write(&path, document("guest")?.replace("</devices>", card))?;
+    daemon.virsh(&format!("define {}", path.display()))?;
+    daemon.virsh("start guest")?;
+    let mut shell = console(&daemon, "guest")?;
+    shell.wake_shell()?;
+    shell.run("ip addr add 192.168.78.2/24 dev eth0; ip link set eth0 up")?;
+    let ping = "ping -c 3 -W 60 192.168.78.1";
+    shell.run(ping)?;
+    ensure!(shell.run("cat /sys/class/net/eth0/mtu")? == "1400", "the guest was told another MTU");
+    let statistics = daemon.virsh("domifstat guest vnet0")?;
+    for counter in ["rx_packets", "tx_packets"] {
+        let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("vnet0 {counter} ")));
+        let packets = line.and_then(|packets| packets.trim().parse::<u64>().ok());
+        ensure!(packets.is_some_and(|packets| packets >= 3), "no {counter} after three pings: {statistics}");
+    }
+    let carrier =
+        |state: u8| format!("until test \"$(cat /sys/class/net/eth0/carrier)\" = {state}; do :; done");
+    daemon.virsh("domif-setlink guest vnet0 down")?;
+    shell.run(&carrier(0))?;
+    shell.run("! ping -c 1 -W 2 192.168.78.1")?;
+    // The next daemon finds the interface, and the cable as it is.
+    leave(shell)?;
+    daemon.kill()?;
+    daemon = Daemon::start(directory.path())?;
+    ensure!(daemon.virsh("domif-getlink guest vnet0")?.contains("down"), "the cable is forgotten");
+    let mut shell = console(&daemon, "guest")?;
+    shell.wake_shell()?;
+    daemon.virsh("domif-setlink guest vnet0 up")?;
+    shell.run(&carrier(1))?;
+    shell.run(ping)?;
+    // A guest that stands still hears of it when it goes on.
+    daemon.virsh("suspend guest")?;
+    daemon.virsh("domif-setlink guest vnet0 down")?;
+    daemon.virsh("resume guest")?;
+    shell.run(&carrier(0))?;
+    daemon.virsh("destroy guest")?;
+    ensure!(!Path::new("/sys/class/net/vnet0").exists(), "the interface is still there");
+    drop(bridge);
+    Ok(())
 }
 
 /// Numbers of the processes of a guest's machine.

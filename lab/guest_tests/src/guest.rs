@@ -298,21 +298,6 @@ impl Guest {
         ensure!(status.code() == Some(code), "vireo-vmm ended with {status}, not {code}; {}", self.said());
         Ok(())
     }
-
-    /// Waits for the process to end, in whatever way.
-    pub(crate) fn expect_end(mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(bytes) => self.transcript.push_str(&String::from_utf8_lossy(&bytes)),
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {
-                    bail!("it did not end in {PATIENCE:?}; {}", self.said())
-                }
-            }
-        }
-    }
-
     /// Kills the process as kill -9 does.
     pub(crate) fn kill(mut self) -> Result<()> {
         self.child.kill().context("killing vireo-vmm")?;

@@ -1,4 +1,4 @@
-//! A network of the test's own: a namespace with a TAP device that a guest is plugged into.
+//! Interfaces of the host that guests are plugged into.
 
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
@@ -26,6 +26,29 @@ impl Tap {
 }
 
 impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = ip(&["link", "del", &self.name]);
+    }
+}
+
+/// A bridge of the host; taken away when dropped.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    name: String,
+}
+
+impl Bridge {
+    /// Makes `name` with the host at 192.168.78.1/24.
+    pub(crate) fn make(name: &str) -> Result<Self> {
+        ip(&["link", "add", name, "type", "bridge"])?;
+        let bridge = Self { name: name.to_owned() };
+        ip(&["addr", "add", "192.168.78.1/24", "dev", name])?;
+        ip(&["link", "set", name, "up"])?;
+        Ok(bridge)
+    }
+}
+
+impl Drop for Bridge {
     fn drop(&mut self) {
         let _ = ip(&["link", "del", &self.name]);
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use block_io::RawOptions;
 use block_io::operations::{ImageAccess, ImageFormat as Opened, OpenImage};
+use guest_identity::cloud_init::{MOST_DOCUMENT_BYTES, Seed, check_host_name};
 use guest_identity::renewal::{NewIdentity, Renewal, RenewalError, describe};
 use libvirt_rpc::procedures::{StoragePoolLookupByName, StorageVolLookupByName};
 use libvirt_rpc::types::{RemoteStoragePool, RemoteStorageVol};
@@ -20,6 +21,9 @@ use super::{Arguments, Disks};
 use crate::connection::{Error, Exit};
 use crate::storage_client::{REFLINK, Session, spinner};
 
+/// Most that a seed has: two documents of the user's own, and what is around them.
+const MOST_SEED_BYTES: u64 = 2 * MOST_DOCUMENT_BYTES as u64 + (1 << 20);
+
 /// A disk that will be copied.
 pub(super) struct Planned {
     /// Its place among the domain's disks.
@@ -32,6 +36,8 @@ pub(super) struct Planned {
     pool: RemoteStoragePool,
     name: String,
     directory: PathBuf,
+    /// What the copy has instead of the source's content.
+    content: Option<Vec<u8>>,
 }
 
 /// A disk that was copied.
@@ -80,7 +86,9 @@ pub(super) fn plan(
             continue;
         }
         let forced = arguments.force_copy.contains(&target);
-        if !forced && (disk.is_read_only() || disk.shareable || disk.is_removable()) {
+        let shared = !forced && (disk.is_read_only() || disk.shareable || disk.is_removable());
+        let content = if shared { seed(arguments, session, domain, disk)? } else { None };
+        if shared && content.is_none() {
             let kind = if disk.shareable { "shareable" } else { "read-only" };
             let which = disk.path().map_or_else(String::new, |path| format!(" ({path})"));
             notes.push(format!(
@@ -88,35 +96,56 @@ pub(super) fn plan(
             ));
             continue;
         }
-        let volume = volume_of(session, disk, arguments.disks)?;
+        let how = if content.is_some() { Disks::Copy } else { arguments.disks };
+        let volume = volume_of(session, disk, how)?;
         let path = session.path(&volume)?;
         let definition = session.describe(&volume)?;
-        let (pool, name) = match files.next() {
+        let (pool, name) = match files.next().filter(|_| content.is_none()) {
             Some(file) => place(session, file)?,
             None => {
                 let pool = session.pool_of(&volume)?;
                 let taken = session.volume_names(&pool)?;
                 let here = planned.iter().filter(|one| one.pool == pool).map(|one| one.name.clone());
                 let taken: Vec<String> = taken.into_iter().chain(here).collect();
-                let name = own_name(
-                    &definition.name,
-                    source_name,
-                    &arguments.name,
-                    &target,
-                    arguments.disks,
-                    &taken,
-                );
+                let name = own_name(&definition.name, source_name, &arguments.name, &target, how, &taken);
                 (pool, name)
             }
         };
         let directory = session.directory(&pool)?;
-        planned.push(Planned { index, target, volume, path, definition, pool, name, directory });
+        if content.is_some() {
+            notes.push(format!(
+                "The cloud-init seed {target} is made anew with the new machine's name and instance: its first start is one"
+            ));
+        }
+        planned.push(Planned { index, target, volume, path, definition, pool, name, directory, content });
     }
     let left = files.count();
     if left > 0 {
         return Err(Error::usage(format!("--file: {left} more than there are disks to copy")));
     }
     Ok(planned)
+}
+
+/// The content of a new seed, if a disk is one that `vireo create` has made: with the same instance, cloud-init would take the copy
+/// for the source.
+fn seed(
+    arguments: &Arguments,
+    session: &mut Session<'_>,
+    domain: &Domain,
+    disk: &Disk,
+) -> Result<Option<Vec<u8>>, Error> {
+    let raw =
+        disk.driver.as_ref().and_then(|driver| driver.format).is_none_or(|format| format == ImageFormat::Raw);
+    if disk.shareable || disk.is_removable() || !raw {
+        return Ok(None);
+    }
+    // Whatever can't be looked at is no reason not to copy the others.
+    let Ok(volume) = volume_of(session, disk, Disks::Copy) else { return Ok(None) };
+    let Ok(Some(content)) = session.content(&volume, MOST_SEED_BYTES) else { return Ok(None) };
+    let own_name = Some(&arguments.name).filter(|name| check_host_name(name).is_ok());
+    let host_name = arguments.hostname.as_ref().or(own_name).map(String::as_str);
+    let instance = domain.uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+    Seed::of_copy(&content, &instance, host_name).map_err(|error| Error::usage(error.to_string()))
 }
 
 /// The volume of a disk.
@@ -211,6 +240,10 @@ pub(super) fn copy(
     let mut copies = Vec::new();
     for one in plan {
         session.undo.step()?;
+        if let Some(content) = &one.content {
+            copies.push(write_seed(session, one, content, domain)?);
+            continue;
+        }
         let mut volume = VolumeDefinition::new(&one.name, one.definition.capacity.unwrap_or(0));
         volume.allocation = Preallocated::Bytes(0);
         let source_format = one.definition.target.format.unwrap_or(VolumeFormat::Raw);
@@ -247,6 +280,22 @@ pub(super) fn copy(
         });
     }
     Ok(copies)
+}
+
+fn write_seed(
+    session: &mut Session<'_>,
+    one: &Planned,
+    content: &[u8],
+    domain: &mut Domain,
+) -> Result<Copy, Error> {
+    let mut volume = VolumeDefinition::new(&one.name, content.len() as u64);
+    volume.target.format = Some(VolumeFormat::Raw);
+    let made = session.create(&one.pool, &volume)?;
+    session.upload(&made, content, content.len() as u64)?;
+    let path = session.path(&made)?;
+    set_source(&mut domain.devices.disks[one.index], one, path.clone());
+    let (target, from) = (one.target.clone(), one.path.clone());
+    Ok(Copy { index: one.index, target, from, path, format: Opened::Raw })
 }
 
 fn overlay(
@@ -333,7 +382,7 @@ pub(super) fn prepare_identity(
     }
     let identity = NewIdentity { host_name: arguments.hostname.clone() };
     let (mut prepared, mut seen) = (Vec::new(), Vec::new());
-    for one in plan {
+    for one in plan.iter().filter(|one| one.content.is_none()) {
         let format = match one.definition.target.format {
             Some(VolumeFormat::Qcow2) => Opened::Qcow2,
             Some(VolumeFormat::Raw | VolumeFormat::Iso) | None => Opened::Raw,

@@ -28,7 +28,7 @@ fn a_copy_has_disks_and_addresses_of_its_own() {
     let said = place.ok(&["clone", "web", "web2", "--json"]);
     let told = said.json();
     assert_eq!(told["disks"][0]["path"], place.text("pool/web2.img"));
-    assert!(told["notes"][0].as_str().unwrap().contains("read-only disk vdb"), "{told}");
+    assert!(told["notes"][0].as_str().unwrap().contains("seed vdb is made anew"), "{told}");
     place.same(&disk, &place.text("pool/web2.img"));
     let (old, new) = (place.document("web"), place.document("web2"));
     assert_ne!(old.uuid, new.uuid);
@@ -36,14 +36,30 @@ fn a_copy_has_disks_and_addresses_of_its_own() {
         |document: &libvirt_xml::domain::Domain| document.devices.interfaces[0].mac.as_ref().unwrap().address;
     assert_ne!(mac(&old), mac(&new));
     assert_eq!(old.devices.interfaces[0].info, new.devices.interfaces[0].info);
-    assert_eq!(old.devices.disks[1].path(), new.devices.disks[1].path(), "a seed is only read");
+    let seed = |path: &str| {
+        let volume = std::fs::read(path).unwrap();
+        let files = guest_identity::iso9660::files("cidata", &volume).unwrap();
+        files
+            .into_iter()
+            .map(|file| (file.name, String::from_utf8(file.content).unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(new.devices.disks[1].path(), Some(place.text("pool/web2-seed.iso").as_str()));
+    assert!(new.devices.disks[1].readonly);
+    let (first, second) = (seed(&place.text("pool/web-seed.iso")), seed(&place.text("pool/web2-seed.iso")));
+    let renamed = |(name, content): &(String, String)| {
+        let content = content.replace(&old.uuid.unwrap().to_string(), &new.uuid.unwrap().to_string());
+        (name.clone(), content.replace("hostname: web\n", "hostname: web2\n"))
+    };
+    assert_eq!(first.iter().map(renamed).collect::<Vec<_>>(), second);
+    assert_ne!(first, second);
     assert_eq!(new.devices.disks[0].path(), Some(place.text("pool/web2.img").as_str()));
     // A copy of the copy, with what is read-only copied too.
     place.ok(&["clone", "web2", "third", "--force-copy", "vdb", "--mac", "52:54:00:0a:0b:0c"]);
     let third = place.document("third");
     assert_eq!(mac(&third).to_string(), "52:54:00:0a:0b:0c");
     assert_ne!(third.devices.disks[1].path(), new.devices.disks[1].path());
-    place.same(third.devices.disks[1].path().unwrap(), &place.text("pool/web-seed.iso"));
+    place.same(third.devices.disks[1].path().unwrap(), &place.text("pool/web2-seed.iso"));
 }
 
 #[test]

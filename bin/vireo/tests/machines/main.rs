@@ -7,6 +7,7 @@ mod clone;
 mod create;
 mod delete;
 mod identity;
+mod storage;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

@@ -263,6 +263,84 @@ fn what_was_printed_outlives_the_daemon_and_the_machine_until_the_domain_is_no_m
 }
 
 #[test]
+fn a_console_goes_on_over_a_restart_of_its_machine() {
+    let place = Place::new();
+    let vireod = place.start();
+    let _guest = Guest::start(&place);
+    let uri = place.uri(&place.socket());
+    let mut terminal = Terminal::virsh(&uri, "console echo");
+    terminal.wait_for("Escape character is ^]");
+    wait_for_keyboard(&place, &vireod);
+    let mut connection = place.connect();
+    let dom = lookup(&mut connection);
+    let ((), mut reader) =
+        connection.open_stream(&DomainOpenConsole { dom, dev_name: None, flags: READ_ONLY }).unwrap();
+    terminal.type_in("before\r");
+    terminal.wait_for("guest heard: before");
+    // The guest powers off, and another process begins.
+    place.ok(&["reboot", "echo"]);
+    terminal.wait_for("mock guest ready");
+    wait_for_keyboard(&place, &vireod);
+    terminal.type_in("after\r");
+    terminal.wait_for("guest heard: after");
+    let all = [heard("before"), READY.to_vec(), heard("after")].concat();
+    let mut seen = Vec::new();
+    while !seen.ends_with(&heard("after")) {
+        match reader.receive(Some(PATIENCE)).unwrap() {
+            Input::Data(bytes) => seen.extend(bytes),
+            other => panic!("{other:?} after {seen:?}"),
+        }
+    }
+    assert!(seen.ends_with(&all), "{seen:?}");
+    let mut other = place.connect();
+    let dom = lookup(&mut other);
+    let error = other.open_stream(&DomainOpenConsole { dom, dev_name: None, flags: 0 });
+    assert!(error.map(drop).unwrap_err().to_string().contains("Active console session"), "it is still held");
+    // An end for good ends it, also when the domain is started at once.
+    place.ok(&["destroy", "echo"]);
+    place.ok(&["start", "echo"]);
+    terminal.rest();
+    assert_eq!(reader.receive(Some(PATIENCE)).unwrap(), Input::End);
+}
+
+#[test]
+fn a_log_that_the_document_names_is_the_console_s() {
+    let place = Place::new();
+    let _vireod = place.start();
+    let log = place.text("echo.log");
+    let define = |log: &str| {
+        let document = format!(
+            "<domain type='kvm'><name>echo</name><uuid>0c4b8f6e-12d3-4c5b-9e7a-000000000001</uuid>
+             <memory unit='MiB'>64</memory>
+             <os><type arch='x86_64' machine='q35'>hvm</type><kernel>/boot/none</kernel></os>
+             <devices><serial type='pty'>{log}</serial></devices></domain>"
+        );
+        place.ok(&["define", &place.write("echo.xml", document)]);
+    };
+    define(&format!("<log file='{log}'/>"));
+    let _guest = Guest(&place);
+    let history = |end: &[u8]| read(&mut place.connect(), READ_ONLY | HISTORY, end);
+    for times in [1, 2] {
+        place.ok(&["start", "echo"]);
+        assert_eq!(history(&READY.repeat(times)), READY.repeat(times));
+        place.ok(&["destroy", "echo"]);
+        assert_eq!(std::fs::read(&log).unwrap(), READY.repeat(times), "what there is stays");
+    }
+    define(&format!("<log file='{log}' append='off'/>"));
+    std::fs::write(format!("{log}.1"), "put aside").unwrap();
+    place.ok(&["start", "echo"]);
+    assert_eq!(history(READY), READY, "it begins anew with the domain");
+    assert!(!place.path("echo.log.1").exists());
+    assert!(place.ok(&["dumpxml", "echo"]).contains(&format!("<log file='{log}' append='off'/>")));
+    place.ok(&["destroy", "echo"]);
+    let storage = place.text("storage");
+    for (file, message) in [("echo.log", "not absolute"), (&*storage, "storage"), ("/nowhere/echo.log", "")] {
+        define(&format!("<log file='{file}' append='off'/>"));
+        place.fails(&["start", "echo"], &[message]);
+    }
+}
+
+#[test]
 fn a_channel_has_one_client_and_ends_with_the_machine() {
     let place = Place::new();
     let _vireod = place.start();

@@ -202,3 +202,47 @@ fn commands_that_the_agent_or_the_daemon_does_not_take_are_refused() {
     place.fails(&["shutdown", "guest", "--mode", "agent"], &["'guest-shutdown': not here"]);
     assert_eq!(agent.join().unwrap().len(), 2);
 }
+
+#[test]
+fn whether_the_agent_is_there_is_told_and_shown() {
+    let place = Place::new();
+    let vireod = place.start();
+    let _guest = Guest::with_agent(&place);
+    let shown = || {
+        let document = place.ok(&["dumpxml", "guest"]);
+        let state = document.split("org.qemu.guest_agent.0' state='").nth(1).unwrap();
+        state.split('\'').next().unwrap().to_owned()
+    };
+    assert_eq!(shown(), "disconnected");
+    let program = "
+import signal
+signal.alarm(60)
+libvirt.virEventRegisterDefaultImpl()
+connection.close()
+connection = libvirt.open(URI)
+heard = []
+connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+    lambda connection, domain, state, reason, opaque: heard.append((domain.name(), state, reason)), None)
+timer = libvirt.virEventAddTimeout(50, lambda *_: None, None)
+guest = open(TERMINAL, 'wb', buffering=0)
+for line, events in (('open org.qemu.guest_agent.0', 1), ('open another', 1), ('close another', 1), ('reset', 2),
+                     ('open org.qemu.guest_agent.0', 3)):
+    guest.write(line.encode() + b'\\n')
+    while len(heard) < events:
+        libvirt.virEventRunDefaultImpl()
+print(heard)
+";
+    let uri = place.uri(&place.socket());
+    let terminal = place.ok(&["ttyconsole", "guest"]);
+    let program =
+        program.replace("URI", &format!("'{uri}'")).replace("TERMINAL", &format!("'{}'", terminal.trim()));
+    let said = python(&uri, &program);
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(said.out.trim(), "[('guest', 1, 2), ('guest', 2, 2), ('guest', 1, 2)]");
+    assert_eq!(shown(), "connected");
+    // The next daemon knows as well.
+    vireod.kill();
+    let _vireod = place.start();
+    assert_eq!(shown(), "connected");
+    assert!(!place.ok(&["dumpxml", "guest", "--inactive"]).contains("state='"));
+}

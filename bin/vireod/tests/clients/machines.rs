@@ -1,5 +1,6 @@
 //! Running machines, as clients see them. The machine's process is `mock_machine`: everything but the guest is real.
 
+mod cards;
 mod usage;
 
 use std::io::{Read, Write};
@@ -330,6 +331,38 @@ fn machines_outlive_the_daemon_and_are_found_again() {
     assert!(vireod.end().success());
     let _vireod = place.start();
     assert_eq!(place.state("running"), "running (booted)");
+}
+
+#[test]
+fn a_machine_that_runs_is_kept_whatever_is_not_as_it_should_be_around_it() {
+    let place = Place::new();
+    let mut vireod = place.start();
+    let _guest = place.define("one", "");
+    place.ok(&["start", "one"]);
+    let machine = place.machine("one");
+    let directory = place.path("run/machines").join(place.ok(&["domuuid", "one"]).trim());
+    let (events, aside) = (directory.join("events"), directory.join("aside"));
+    vireod.kill();
+    std::fs::rename(&events, &aside).unwrap();
+    vireod = place.start();
+    assert!(vireod.log().contains("events can't be read yet"), "{}", vireod.log());
+    assert_eq!(place.state("one"), "running (booted)");
+    assert_eq!(place.machine("one"), machine);
+    place.fails(&["start", "one"], &["Domain is already active"]);
+    // As soon as they can be read, they are followed.
+    std::fs::rename(&aside, &events).unwrap();
+    place.tell("one", "poweroff");
+    place.wait("one", "shut off");
+    assert_eq!(place.state("one"), "shut off (shutdown)");
+    // And a machine that nobody can see ends when it is told to.
+    place.ok(&["start", "one"]);
+    vireod.kill();
+    std::fs::remove_file(&events).unwrap();
+    let _vireod = place.start();
+    assert_eq!(place.state("one"), "running (booted)");
+    place.ok(&["destroy", "one"]);
+    assert_eq!(place.state("one"), "shut off (destroyed)");
+    assert!(!directory.exists());
 }
 
 fn is_zombie(pid: rustix::process::Pid) -> bool {

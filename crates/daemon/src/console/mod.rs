@@ -1,6 +1,6 @@
 //! The console of a running machine as clients see it: the log is the screen, the device's other end is the keyboard.
 //!
-//! The machine's process adds everything that the guest prints to a log ([`log_path`]). Whoever looks reads that file, each by
+//! The machine's process adds everything that the guest prints to a log: [`log_path`], or the file that the document names. Whoever looks reads that file, each by
 //! itself ([`LogTail`]), so any number of readers see the same, one who is slow delays nobody, and one who comes late, or comes
 //! back to a new daemon, has missed nothing that the log still has. Whoever types writes to the pseudo-terminal or the socket
 //! of the device ([`Line`]), and does not read there. One client at a time types; another may take over.
@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 pub(crate) use self::line::Line;
-pub(crate) use self::tail::LogTail;
+pub(crate) use self::tail::{LogTail, empty_log};
 
 /// How much of the log a client gets first who asks for what was before it came, bytes.
 const HISTORY: u64 = 64 << 10;

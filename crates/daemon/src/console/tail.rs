@@ -86,7 +86,7 @@ impl LogTail {
             part.as_ref().map_or(Ok(0), |part| Ok(part.file.metadata()?.len()))
         };
         let present = length(&tail.open)?;
-        let before = if history > present { Part::open(&tail.former())? } else { None };
+        let before = if history > present { Part::open(&former(&tail.path))? } else { None };
         let former = length(&before)?;
         if former > 0 {
             tail.open = before;
@@ -97,11 +97,6 @@ impl LogTail {
             part.begin_at(end.saturating_sub(wanted))?;
         }
         Ok(tail)
-    }
-
-    /// Where the machine's process puts a full log.
-    fn former(&self) -> PathBuf {
-        self.path.with_added_extension("1")
     }
 
     /// What comes next; waits until there is something. Nothing is lost when the waiting is given up.
@@ -161,10 +156,36 @@ impl LogTail {
         if present.is_none() || present == ours {
             return Ok(None);
         }
-        let former = self.former();
+        let former = former(&self.path);
         let follows = there(&former).is_none_or(|found| Some(found) == ours);
         Part::open(if follows { &self.path } else { &former })
     }
+}
+
+/// Empties the log at `path`, and removes what was put aside of it; nothing happens when there is none. Blocks.
+pub(crate) fn empty_log(path: &Path) -> io::Result<()> {
+    let failed = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot empty the log '{}': {error}", path.display()))
+    };
+    // A pipe in its place is not waited for.
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY).bits().cast_signed();
+    match File::options().write(true).custom_flags(flags).open(path) {
+        Ok(file) if !file.metadata().map_err(failed)?.is_file() => {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+        }
+        Ok(file) => file.set_len(0).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    match std::fs::remove_file(former(path)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Where the machine's process puts a full log.
+fn former(path: &Path) -> PathBuf {
+    path.with_added_extension("1")
 }
 
 /// Tells of changes in the directory of the log, which is there before the first log.

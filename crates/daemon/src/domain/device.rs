@@ -141,6 +141,25 @@ pub(crate) fn update(definition: &mut Definition, device: Device) -> Result<(), 
     }
 }
 
+/// The card of a running machine that a client describes anew, by its place: of it only the cable can be changed.
+pub(crate) fn cable(document: &Definition, wanted: &Interface) -> Result<usize, DomainError> {
+    let interfaces = &document.devices.interfaces;
+    let at = interface_at(interfaces, wanted)?;
+    let present = &interfaces[at];
+    let mut after = wanted.clone();
+    keep_place(&mut after.info, &present.info);
+    after.mac = after.mac.take().or_else(|| present.mac.clone());
+    after.target = after.target.take().or_else(|| present.target.clone());
+    after.model = after.model.take().or_else(|| present.model.clone());
+    after.link.clone_from(&present.link);
+    if after != *present {
+        let message = "of an interface of a running machine only the link's state can be changed: \
+                       use --config for the rest, and start it anew";
+        return Err(DomainError::Unsupported(message.to_owned()));
+    }
+    Ok(at)
+}
+
 /// A device stays where it is unless the client says where it goes.
 fn keep_place(info: &mut DeviceInfo, before: &DeviceInfo) {
     info.address = info.address.take().or_else(|| before.address.clone());

@@ -44,6 +44,8 @@ pub enum MachineEvent {
         /// What was found, for people.
         report: String,
     },
+    /// The guest has the channels of these names open now, and no others.
+    Channels(Vec<String>),
     /// Something that nobody here needs.
     Other,
 }
@@ -65,6 +67,10 @@ impl MachineEvent {
             (Some("vm"), Some("resumed")) => Self::Resumed,
             (Some("vm"), Some("rebooted")) => Self::Rebooted(cause),
             (Some("vm"), Some("shutdown")) => Self::Shutdown(cause),
+            (Some("vm"), Some("channels")) => {
+                let open = properties["open"].as_array().map(Vec::as_slice).unwrap_or_default();
+                Self::Channels(open.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            }
             (Some("vm"), Some("crashed")) => {
                 Self::Crashed { report: properties["report"].as_str().unwrap_or_default().to_owned() }
             }

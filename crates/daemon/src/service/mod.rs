@@ -24,7 +24,7 @@ use self::events::Subscriptions;
 use self::storage::Pools;
 use crate::console::Consoles;
 use crate::domain::running::{Layout, Notice};
-use crate::domain::{Domain, Domains, Form, Machines};
+use crate::domain::{Domain, DomainError, Domains, Form, Machines};
 use crate::guest_agent::GuestAgents;
 use crate::instance::Settings;
 use crate::machine_process::confinement::Limits;
@@ -48,7 +48,14 @@ pub(crate) struct Daemon {
 
 impl Daemon {
     /// A daemon that remembers `records`, and finds what of it runs. Blocks.
-    pub(crate) fn restore(settings: Settings, store: Store, records: Vec<Record>) -> Self {
+    ///
+    /// # Errors
+    /// What runs can't be found.
+    pub(crate) fn restore(
+        settings: Settings,
+        store: Store,
+        records: Vec<Record>,
+    ) -> Result<Self, DomainError> {
         let (domains, others): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.kind == Kind::Domain);
         let (domains, lives) = Domains::restore(domain::host_defaults(&settings), domains);
@@ -72,8 +79,8 @@ impl Daemon {
         let machines =
             Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, limits, places, listener);
         let machines = Arc::new(machines);
-        machines.find(lives);
-        Self {
+        machines.find(lives)?;
+        Ok(Self {
             settings,
             host: Host::this(),
             store,
@@ -84,7 +91,7 @@ impl Daemon {
             consoles: Consoles::default(),
             agents: GuestAgents::default(),
             attended: Mutex::default(),
-        }
+        })
     }
 
     /// Reads what the definitions say that nobody has asked for yet, as long as the daemon is there. Blocks.

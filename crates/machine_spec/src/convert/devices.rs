@@ -161,7 +161,7 @@ fn net_spec(
     macs: &mut Macs,
     random: &mut dyn FnMut() -> [u8; 6],
 ) -> Result<NetSpec, SpecError> {
-    let NetConfig { tap, ip, mask, mac, mtu, num_queues, queue_size, id, fds } = config;
+    let NetConfig { tap, ip, mask, mac, mtu, link_up, num_queues, queue_size, id, fds } = config;
     let object = format!("net[{index}]");
     let queues = match (num_queues, &fds) {
         (Some(queues), _) => queues,
@@ -211,6 +211,7 @@ fn net_spec(
         queue_pairs,
         queue_size: checked_queue_size(&object, queue_size)?,
         mtu,
+        link_up,
     })
 }
 
@@ -347,7 +348,7 @@ pub(super) fn describe_balloon(spec: &BalloonSpec) -> BalloonConfig {
 }
 
 pub(super) fn describe_net(spec: &NetSpec) -> NetConfig {
-    let NetSpec { id, backend, mac, queue_pairs, queue_size, mtu } = spec;
+    let NetSpec { id, backend, mac, queue_pairs, queue_size, mtu, link_up } = spec;
     let (tap, address, fds) = match backend {
         NetBackendSpec::Tap { name, address } => (name.clone(), *address, None),
         NetBackendSpec::TapDescriptors(fds) => (None, None, Some(fds.clone())),
@@ -358,6 +359,7 @@ pub(super) fn describe_net(spec: &NetSpec) -> NetConfig {
         mask: address.map(|(_, mask)| mask.into()),
         mac: Some(MacAddress(*mac)),
         mtu: *mtu,
+        link_up: *link_up,
         num_queues: Some(u32::from(*queue_pairs) * 2),
         queue_size: (*queue_size).into(),
         id: Some(id.clone()),

@@ -169,16 +169,18 @@ fn disk(value: &str) -> Result<DiskConfig, FlagError> {
 }
 
 fn net(value: &str) -> Result<NetConfig, FlagError> {
-    let known = ["tap", "ip", "mask", "mac", "mtu", "num_queues", "queue_size", "id", "fd"];
+    let known = ["tap", "ip", "mask", "mac", "mtu", "link_up", "num_queues", "queue_size", "id", "fd"];
     let mut keys = Keys::parse("net", Some("tap"), &known, value)?;
+    let default = NetConfig::default();
     Ok(NetConfig {
         tap: keys.take("tap"),
         ip: keys.parsed("ip", "an IP address")?,
         mask: keys.parsed("mask", "a netmask such as 255.255.255.0")?,
         mac: keys.parsed("mac", "a MAC address such as 52:54:00:12:34:56")?,
         mtu: keys.number("mtu")?,
+        link_up: keys.switch("link_up")?.unwrap_or(default.link_up),
         num_queues: keys.number("num_queues")?,
-        queue_size: keys.number("queue_size")?.unwrap_or(NetConfig::default().queue_size),
+        queue_size: keys.number("queue_size")?.unwrap_or(default.queue_size),
         id: keys.take("id"),
         fds: keys.numbers("fd")?,
     })

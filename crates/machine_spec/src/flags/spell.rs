@@ -188,6 +188,7 @@ fn spell_net(net: &NetConfig) -> String {
         .with("mask", net.mask)
         .with("mac", net.mac)
         .with("mtu", net.mtu)
+        .with("link_up", (!net.link_up).then_some("off"))
         .with("num_queues", net.num_queues)
         .with("queue_size", Some(net.queue_size))
         .with("id", net.id.as_ref())

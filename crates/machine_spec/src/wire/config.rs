@@ -239,6 +239,9 @@ wire_object! {
         /// Largest packet, told to the guest: 1280 to 65535 bytes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub mtu: Option<u16>,
+        /// Whether the cable is plugged in at first.
+        #[serde(default = "default_link_up")]
+        pub link_up: bool,
         /// Virtqueues, an even number: one to receive and one to send for each pair. Absent: 2, or two a descriptor.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub num_queues: Option<u32>,
@@ -275,12 +278,17 @@ impl Default for NetConfig {
             mask: None,
             mac: None,
             mtu: None,
+            link_up: default_link_up(),
             num_queues: None,
             queue_size: DEFAULT_NET_QUEUE_SIZE,
             id: None,
             fds: None,
         }
     }
+}
+
+fn default_link_up() -> bool {
+    true
 }
 
 fn default_net_queue_size() -> u32 {

@@ -62,6 +62,16 @@ wire_object! {
     }
 }
 
+/// The cable of a network interface of a running machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmSetLink {
+    /// The interface's identifier.
+    pub id: String,
+    /// Whether it is plugged in from now on.
+    pub up: bool,
+}
+
 /// Answer to `vm.counters`: device identifier, counter, value since the device was built; of
 /// disks, since the machine was first booted.
 pub type VmCounters = BTreeMap<String, BTreeMap<String, u64>>;

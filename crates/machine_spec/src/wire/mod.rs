@@ -26,5 +26,5 @@ pub use config::{
     MemoryConfig, NetConfig, OnResetConfig, PayloadConfig, PlatformConfig, RngConfig, SerialConfig, VmConfig,
 };
 pub use disk::{CacheMode, DiskConfig, ImageType, VmResizeDisk};
-pub use info::{VmCounters, VmInfo, VmResize, VmState, VmmPingResponse};
+pub use info::{VmCounters, VmInfo, VmResize, VmSetLink, VmState, VmmPingResponse};
 pub use mac::{MacAddress, MacAddressError};

@@ -11,7 +11,7 @@ use platform::worker::WorkerHandle;
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{Immutable, IntoBytes};
 
-use super::port::{Kicks, Port, PortCounters, WindowSize, pending};
+use super::port::{Kicks, Port, PortCounters, PortWatcher, WindowSize, pending};
 use super::task::ConsoleTask;
 use super::{
     CONTROL_RX, DEVICE_ID, FEATURE_MULTIPORT, FEATURE_SIZE, MAX_NAME_BYTES, MAX_PORTS, QUEUE_SIZE, Role, role,
@@ -35,12 +35,19 @@ const CONFIG_BYTES: u32 = 12;
 const _: () = assert!(size_of::<ConfigSpace>() == CONFIG_BYTES as usize);
 
 /// A port to be.
-#[derive(Debug)]
 pub struct PortConfig {
     /// Name by which the guest finds the port, at most [`MAX_NAME_BYTES`] bytes; `None` for a console.
     pub name: Option<String>,
     /// What is at the other end. The device connects itself to it.
     pub backend: Arc<CharacterBackend>,
+    /// Who wants to know when the guest opens or closes it.
+    pub watcher: Option<PortWatcher>,
+}
+
+impl std::fmt::Debug for PortConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PortConfig").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What a console is built from.
@@ -93,6 +100,12 @@ impl ConsoleHandle {
         }
     }
 
+    /// Names of the channels that somebody in the guest has open.
+    pub fn open_channels(&self) -> Vec<String> {
+        let open = self.shared.ports.iter().filter(|port| port.is_guest_open());
+        open.filter_map(|port| port.name.clone()).collect()
+    }
+
     /// What went through a port; `None` when there is no such port.
     pub fn counters(&self, port: usize) -> Option<&PortCounters> {
         self.shared.ports.get(port).map(|port| &port.counters)
@@ -128,11 +141,11 @@ impl Console {
         let multiport = configs.len() > 1 || configs.iter().any(|port| port.name.is_some());
         let mut ports = Vec::new();
         let mut backends = Vec::new();
-        for PortConfig { name, backend } in configs {
+        for PortConfig { name, backend, watcher } in configs {
             if let Some(name) = &name {
                 check_text("port name", name, MAX_NAME_BYTES)?;
             }
-            ports.push(Arc::new(Port::new(name, backend.output())));
+            ports.push(Arc::new(Port::new(name, backend.output(), watcher)));
             backends.push(backend);
         }
         for (port, backend) in ports.iter().zip(&backends) {

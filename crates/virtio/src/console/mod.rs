@@ -20,7 +20,7 @@ mod task;
 mod tests;
 
 pub use device::{Console, ConsoleConfig, ConsoleHandle, PortConfig};
-pub use port::{PortCounters, WindowSize};
+pub use port::{PortCounters, PortWatcher, WindowSize};
 
 /// Virtio device ID (5.3.1).
 pub const DEVICE_ID: u16 = 3;

@@ -31,6 +31,9 @@ pub struct PortCounters {
     pub output_bytes: Counter,
 }
 
+/// Called when somebody in the guest opens or closes a port, by any thread; must not block, and not call the device.
+pub type PortWatcher = Arc<dyn Fn() + Send + Sync>;
+
 /// Messages about a port that are still to be sent, a bit each, in the order in which they go out.
 pub(super) mod pending {
     pub(in super::super) const ADD: u8 = 1 << 0;
@@ -54,6 +57,7 @@ pub(super) struct Port {
     pub(super) name: Option<String>,
     pub(super) output: CharacterOutput,
     pub(super) counters: PortCounters,
+    watcher: Option<PortWatcher>,
     kicks: Mutex<Kicks>,
     input: Mutex<VecDeque<u8>>,
     /// Somebody in the guest wants input.
@@ -69,11 +73,12 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(name: Option<String>, output: CharacterOutput) -> Self {
+    pub(super) fn new(name: Option<String>, output: CharacterOutput, watcher: Option<PortWatcher>) -> Self {
         Self {
             name,
             output,
             counters: PortCounters::default(),
+            watcher,
             kicks: Mutex::default(),
             input: Mutex::default(),
             guest_open: AtomicBool::new(false),
@@ -90,9 +95,10 @@ impl Port {
             name: _,
             output: _,
             counters: _,
+            watcher: _,
             kicks,
             input,
-            guest_open,
+            guest_open: _,
             ready,
             pending,
             window: _,
@@ -100,7 +106,7 @@ impl Port {
         } = self;
         *kicks.lock() = Kicks::default();
         *input.lock() = VecDeque::new();
-        guest_open.store(false, Ordering::Relaxed);
+        self.set_guest_open(false);
         ready.store(false, Ordering::Relaxed);
         pending.store(0, Ordering::Relaxed);
         skip.store(0, Ordering::Relaxed);
@@ -134,7 +140,11 @@ impl Port {
 
     /// Somebody in the guest wants input, or nobody any more.
     pub(super) fn set_guest_open(&self, open: bool) {
-        self.guest_open.store(open, Ordering::Relaxed);
+        if self.guest_open.swap(open, Ordering::Relaxed) != open
+            && let Some(watcher) = &self.watcher
+        {
+            watcher();
+        }
         if open {
             self.output.input_wanted();
             // Input may have been waiting here since the port was last open.

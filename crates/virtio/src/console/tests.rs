@@ -2,6 +2,7 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use platform::character::{CharacterBackend, CharacterFrontend as _, Endpoint};
 use platform::worker::Worker;
@@ -20,6 +21,8 @@ struct Rig {
     ends: Vec<UnixStream>,
     driver: FakeDriver,
     handle: ConsoleHandle,
+    /// How often a port was opened or closed.
+    changes: Arc<AtomicUsize>,
     _worker: Worker,
 }
 
@@ -27,6 +30,7 @@ fn rig(names: &[Option<&str>], features: u64) -> Rig {
     let worker = Worker::spawn("console").unwrap();
     let mut ends = Vec::new();
     let mut ports = Vec::new();
+    let changes = Arc::new(AtomicUsize::new(0));
     for name in names {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -35,13 +39,17 @@ fn rig(names: &[Option<&str>], features: u64) -> Rig {
         let input = OwnedFd::from(theirs.try_clone().unwrap());
         let endpoint = Endpoint::Stdio { input, output: theirs.into() };
         let backend = CharacterBackend::open(endpoint, None, &worker.handle()).unwrap();
-        ports.push(PortConfig { name: name.map(str::to_owned), backend: Arc::new(backend) });
+        let changed = Arc::clone(&changes);
+        let watcher: Option<PortWatcher> = Some(Arc::new(move || {
+            changed.fetch_add(1, Ordering::SeqCst);
+        }));
+        ports.push(PortConfig { name: name.map(str::to_owned), backend: Arc::new(backend), watcher });
     }
     let console = Console::build(ConsoleConfig { ports, worker: worker.handle() }).unwrap();
     let handle = console.handle();
     let mut driver = FakeDriver::new(Box::new(console));
     driver.initialize(features);
-    Rig { ends, driver, handle, _worker: worker }
+    Rig { ends, driver, handle, changes, _worker: worker }
 }
 
 fn plain() -> Rig {
@@ -228,7 +236,9 @@ fn a_port_gets_its_input_once_it_has_been_opened() {
     rig.tell(1, 6, 1);
     let used = rig.driver.wait_used(input);
     assert_eq!(&used.data[..used.written as usize], b"early");
+    assert_eq!((rig.handle.open_channels(), rig.changes.load(Ordering::SeqCst)), (vec!["channel".into()], 1));
     rig.driver.initialize(ALL);
+    assert_eq!((rig.handle.open_channels(), rig.changes.load(Ordering::SeqCst)), (Vec::<String>::new(), 2));
     rig.ends[1].write_all(b"again").unwrap();
     rig.driver.add(input, &[Piece::In(100)]);
     rig.driver.kick(input);
@@ -305,7 +315,7 @@ fn chains_that_break_a_rule_break_the_device_until_reset() {
 fn a_port_takes_input_only_when_open_and_only_so_much() {
     let worker = Worker::spawn("console").unwrap();
     let backend = CharacterBackend::open(Endpoint::Null, None, &worker.handle()).unwrap();
-    let port = port::Port::new(Some("channel".to_owned()), backend.output());
+    let port = port::Port::new(Some("channel".to_owned()), backend.output(), None);
     assert_eq!(port.receive_space(), 0);
     port.set_guest_open(true);
     assert_eq!(port.receive_space(), INPUT_BYTES);
@@ -323,6 +333,7 @@ fn a_port_is_described_properly_or_not_built() {
         let port = |name: &&str| PortConfig {
             name: Some((*name).to_owned()),
             backend: Arc::new(CharacterBackend::open(Endpoint::Null, None, &worker.handle()).unwrap()),
+            watcher: None,
         };
         let ports = names.iter().map(port).collect();
         Console::build(ConsoleConfig { ports, worker: worker.handle() }).map(|_| ())

@@ -54,6 +54,8 @@ pub struct NetConfig {
     pub mac: [u8; 6],
     /// Largest packet, told to the guest; at least 68.
     pub mtu: Option<u16>,
+    /// Whether the cable is plugged in at first.
+    pub link_up: bool,
     /// Entries in each receive and transmit queue, a power of two.
     pub queue_size: u16,
     /// Who works on the queues: pair i on worker i modulo their number. At least one.
@@ -112,6 +114,8 @@ pub(super) struct Peer {
 pub(super) struct Shared {
     pub(super) counters: NetCounters,
     pub(super) link_up: AtomicBool,
+    /// The cable was touched while the device stood still: its driver hears of it when it goes on.
+    link_untold: AtomicBool,
     pub(super) settings: Mutex<Settings>,
     pub(super) peers: Mutex<Vec<Arc<Peer>>>,
     /// The driver's address: six bytes, first one lowest.
@@ -157,8 +161,13 @@ impl NetHandle {
             return;
         }
         self.shared.wake_pairs();
-        // The guard is dropped at the end of this statement: the core may take locks of its own.
-        let events = self.shared.events.lock().clone();
+        let events = {
+            let events = self.shared.events.lock();
+            // With the lock held, so that a start sees either the cable or that it has to tell.
+            self.shared.link_untold.store(events.is_none(), Ordering::Relaxed);
+            events.clone()
+        };
+        // Without the lock: the core may take locks of its own.
         if let Some(events) = events {
             events.config_changed();
         }
@@ -210,12 +219,12 @@ impl std::fmt::Debug for Net {
 }
 
 impl Net {
-    /// An interface that no driver uses yet; its link is up.
+    /// An interface that no driver uses yet.
     ///
     /// # Errors
     /// What is wrong with `config`.
     pub fn build(config: NetConfig) -> Result<Self, BuildError> {
-        let NetConfig { backends, mac, mtu, queue_size, workers } = config;
+        let NetConfig { backends, mac, mtu, link_up, queue_size, workers } = config;
         check_queue_size(queue_size)?;
         check_count("queue pairs", backends.len(), 1, usize::from(MAX_QUEUE_PAIRS))?;
         check_count("workers of a network interface", workers.len(), 1, usize::MAX)?;
@@ -245,7 +254,8 @@ impl Net {
         let traits = DeviceTraits { device_id: DEVICE_ID, features, queue_sizes, config_bytes: CONFIG_BYTES };
         let shared = Shared {
             counters: NetCounters::default(),
-            link_up: AtomicBool::new(true),
+            link_up: AtomicBool::new(link_up),
+            link_untold: AtomicBool::new(false),
             settings: Mutex::new(Settings { pairs: 1, offloads: 0, version: 0 }),
             peers: Mutex::default(),
             mac: AtomicU64::new(0),
@@ -408,6 +418,10 @@ impl VirtioDevice for Net {
             settings.version += 1;
         }
         *self.shared.events.lock() = Some(Arc::clone(&events));
+        // One that starts afresh reads the configuration anyway, and a second notice does no harm.
+        if self.shared.link_untold.swap(false, Ordering::Relaxed) {
+            events.config_changed();
+        }
         let driver = Driver { memory, features, events, control_kick: None };
         let outcome = self.start_queues(queues, driver);
         if outcome.is_err() {
@@ -453,12 +467,13 @@ impl VirtioDevice for Net {
             idle,
             started,
         } = self;
-        let Shared { counters: _, link_up: _, settings, peers, mac: _, events } = &**shared;
+        let Shared { counters: _, link_up: _, link_untold, settings, peers, mac: _, events } = &**shared;
         {
             let mut settings = settings.lock();
             let version = settings.version + 1;
             *settings = Settings { pairs: 1, offloads: 0, version };
         }
+        link_untold.store(false, Ordering::Relaxed);
         peers.lock().clear();
         *events.lock() = None;
         shared.set_mac(*mac);

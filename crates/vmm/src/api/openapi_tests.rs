@@ -50,6 +50,7 @@ fn every_operation_has_the_response_and_body_that_the_server_has() {
             Endpoint::Create => (None, Some("VmConfig"), true),
             Endpoint::Resize => (None, Some("VmResize"), true),
             Endpoint::ResizeDisk => (None, Some("VmResizeDisk"), true),
+            Endpoint::SetLink => (None, Some("VmSetLink"), true),
             Endpoint::Act(action) => match action() {
                 Action::Info => (Some("VmInfo"), None, true),
                 Action::Counters => (Some("VmCounters"), None, true),
@@ -183,6 +184,7 @@ fn the_schemas_are_the_wire_types() {
     check_object(&document, "VmmPingResponse", &ping);
     check_object(&document, "VmInfo", &VmInfo { config, state: VmState::Created, memory_actual_size: 0 });
     check_object(&document, "VmResize", &VmResize { desired_balloon: Some(1) });
+    check_object(&document, "VmSetLink", &VmSetLink { id: "n".into(), up: false });
     check_object(&document, "VmResizeDisk", &VmResizeDisk { id: "d".into(), desired_size: 1 });
     {
         use CacheMode::{Directsync, None, Unsafe, Writeback, Writethrough};

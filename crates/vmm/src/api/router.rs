@@ -1,7 +1,7 @@
 //! From a request to an action of the driver, and from its answer to a response.
 
 use machine_spec::MachineSpec;
-use machine_spec::wire::{self, VmConfig, VmInfo, VmResize, VmResizeDisk, VmmPingResponse};
+use machine_spec::wire::{self, VmConfig, VmInfo, VmResize, VmResizeDisk, VmSetLink, VmmPingResponse};
 
 use super::http::{Response, Status};
 use crate::control::{Action, CharacterDevice, ControlError, Controller, Reply, VmState};
@@ -18,6 +18,8 @@ pub(super) enum Endpoint {
     Resize,
     /// Takes a disk's identifier and size.
     ResizeDisk,
+    /// Takes a network interface's identifier and whether its cable is plugged in.
+    SetLink,
     /// An action without a body.
     Act(fn() -> Action),
 }
@@ -42,7 +44,8 @@ const fn put(path: &'static str, endpoint: Endpoint) -> Route {
 pub(super) const ROOT: &str = "/api/v1";
 
 /// Every endpoint. The paths are those of Cloud Hypervisor's API; it has `vm.nmi`, `vmm.nmi` is the same, and
-/// `vm.boot-paused` is an addition.
+/// `vm.boot-paused` and
+/// `vm.set-link` are additions.
 pub(super) const ROUTES: &[Route] = &[
     get("/vmm.ping", Endpoint::Ping),
     put("/vmm.shutdown", Endpoint::Act(|| Action::ShutdownVmm)),
@@ -59,6 +62,7 @@ pub(super) const ROUTES: &[Route] = &[
     put("/vm.power-button", Endpoint::Act(|| Action::PowerButton)),
     put("/vm.resize", Endpoint::Resize),
     put("/vm.resize-disk", Endpoint::ResizeDisk),
+    put("/vm.set-link", Endpoint::SetLink),
     put("/vm.shutdown", Endpoint::Act(|| Action::Shutdown)),
     put("/vm.delete", Endpoint::Act(|| Action::Delete)),
 ];
@@ -98,6 +102,10 @@ pub(super) fn respond(endpoint: Endpoint, body: &[u8], controller: &Controller) 
         Endpoint::ResizeDisk => match serde_json::from_slice(body) {
             Ok(VmResizeDisk { id, desired_size: bytes }) => Action::ResizeDisk { id, bytes },
             Err(error) => return Response::error(Status::BadRequest, &format!("vm.resize-disk: {error}")),
+        },
+        Endpoint::SetLink => match serde_json::from_slice(body) {
+            Ok(VmSetLink { id, up }) => Action::SetLink { id, up },
+            Err(error) => return Response::error(Status::BadRequest, &format!("vm.set-link: {error}")),
         },
         Endpoint::Ping | Endpoint::Act(_) if !body.is_empty() => {
             return Response::error(Status::BadRequest, "this request takes no body");

@@ -270,6 +270,19 @@ fn a_disk_is_resized_by_its_identifier() {
 }
 
 #[test]
+fn a_cable_is_pulled_by_its_interface_s_identifier() {
+    let fixture = Fixture::answering(PATIENT, |_| Ok(Reply::Done));
+    assert_eq!(fixture.ask("PUT", "vm.set-link", r#"{"id":"net0","up":false}"#).status, 204);
+    let seen = format!("{:?}", fixture.seen.lock().pop());
+    assert!(seen.contains(r#"SetLink { id: "net0", up: false }"#), "{seen}");
+    for bad in ["", "{}", r#"{"id":"net0"}"#, r#"{"id":"net0","up":"down"}"#] {
+        let response = fixture.ask("PUT", "vm.set-link", bad);
+        assert_eq!(response.status, 400, "{bad}");
+        assert!(response.body.contains("vm.set-link: "), "{}", response.body);
+    }
+}
+
+#[test]
 fn what_the_driver_refuses_has_the_status_of_its_reason() {
     let refuse = |action: &Action| match action {
         Action::Boot => Err(ControlError::NotCreated),

@@ -1,6 +1,7 @@
 //! Virtio devices on the PCI bus: from each part of the specification to a plugged function.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kvm_host::Vm;
@@ -12,7 +13,7 @@ use platform::pci::{BarAllocator, BarWidth, DeviceFunction, PciRoot};
 use platform::worker::WorkerHandle;
 use virtio::balloon::{Balloon, BalloonConfig, BalloonHandle};
 use virtio::block::{Block, BlockConfig, BlockCounters, BlockHandle};
-use virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortConfig};
+use virtio::console::{Console, ConsoleConfig, ConsoleHandle, PortConfig, PortWatcher};
 use virtio::device::{GuestMemory, VirtioDevice};
 use virtio::net::{Net, NetConfig, NetHandle};
 use virtio::pci::{PciPlace, PciWires, VirtioPciFunction};
@@ -23,6 +24,7 @@ use super::error::BuildError;
 use super::resources::HostResources;
 use crate::acpi::intx_interrupt;
 use crate::memory::ReturnedPages;
+use crate::vcpu_thread::{EventSink, GuestEvent};
 
 /// Device numbers on bus 0 that functions can have: 0 is the host bridge, 31 the LPC bridge.
 const SLOTS: std::ops::Range<u8> = 1..31;
@@ -38,6 +40,8 @@ pub(super) struct Host<'a> {
     pub(super) vm: &'a Arc<Vm>,
     pub(super) pci: &'a Arc<PciRoot>,
     pub(super) worker: WorkerHandle,
+    /// Who hears of channels that are opened and closed.
+    pub(super) events: &'a EventSink,
 }
 
 /// Where a device's counters are read.
@@ -117,14 +121,16 @@ fn balloon(handle: &BalloonHandle) -> Vec<(&'static str, u64)> {
     values
 }
 
-/// Builds and plugs every virtio device of `spec`: disks first, so that they have the same place whatever else there is.
+/// Builds and plugs every virtio device of `spec`: disks first, so that they have the same place whatever else there is. Comes with
+/// whether channels have changed since somebody looked.
 pub(super) fn plug_all(
     spec: &MachineSpec,
     resources: &HostResources,
     host: &Host<'_>,
     bars: BarAllocator,
-) -> Result<Vec<Function>, BuildError> {
-    let mut plugger = Plugger { host, bars, slots: SLOTS, functions: Vec::new() };
+) -> Result<(Vec<Function>, Arc<AtomicBool>), BuildError> {
+    let channels_untold = Arc::new(AtomicBool::new(false));
+    let mut plugger = Plugger { host, bars, slots: SLOTS, functions: Vec::new(), channels_untold };
     for ((disk, backend), counters) in spec.disks.iter().zip(&resources.disks).zip(&resources.disk_counters) {
         plugger.disk(disk, backend, counters)?;
     }
@@ -140,7 +146,7 @@ pub(super) fn plug_all(
     if let Some(balloon) = &spec.balloon {
         plugger.balloon(balloon)?;
     }
-    Ok(plugger.functions)
+    Ok((plugger.functions, plugger.channels_untold))
 }
 
 struct Plugger<'a> {
@@ -148,6 +154,7 @@ struct Plugger<'a> {
     bars: BarAllocator,
     slots: std::ops::Range<u8>,
     functions: Vec<Function>,
+    channels_untold: Arc<AtomicBool>,
 }
 
 impl Plugger<'_> {
@@ -176,6 +183,7 @@ impl Plugger<'_> {
             backends,
             mac: spec.mac,
             mtu: spec.mtu,
+            link_up: spec.link_up,
             queue_size: spec.queue_size,
             workers: vec![self.host.worker.clone()],
         };
@@ -199,12 +207,27 @@ impl Plugger<'_> {
         let ports = ports
             .iter()
             .zip(&resources.console_ports)
-            .map(|(port, backend)| PortConfig { name: port.name.clone(), backend: Arc::clone(backend) })
+            .map(|(port, backend)| PortConfig {
+                name: port.name.clone(),
+                backend: Arc::clone(backend),
+                watcher: port.name.is_some().then(|| self.watcher()),
+            })
             .collect();
         let config = ConsoleConfig { ports, worker: self.host.worker.clone() };
         let console = Console::build(config).map_err(device_error("--console"))?;
         let counters = Counters::Console(console.handle());
         self.plug("_console", Box::new(console), counters)
+    }
+
+    /// Posts that channels have changed: once until somebody has looked, so that a guest that opens and closes without end fills no
+    /// queue.
+    fn watcher(&self) -> PortWatcher {
+        let (events, untold) = (Arc::clone(self.host.events), Arc::clone(&self.channels_untold));
+        Arc::new(move || {
+            if !untold.swap(true, Ordering::SeqCst) {
+                events(GuestEvent::Channels);
+            }
+        })
     }
 
     fn balloon(&mut self, spec: &BalloonSpec) -> Result<(), BuildError> {

@@ -15,6 +15,7 @@ mod resources;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use kvm_host::{Kvm, KvmFlavour, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use platform::Bus;
 use platform::pci::{BarAllocator, PciRoot};
 use virtio::balloon::BalloonHandle;
+use virtio::console::ConsoleHandle;
 use virtio::device::GuestMemory;
 use virtio::pci::VirtioPciFunction;
 use vm_memory::GuestMemoryBackend;
@@ -52,6 +54,8 @@ pub(crate) struct Machine {
     vcpus: VcpuThreads,
     board: Board,
     functions: Vec<Function>,
+    /// The guest has opened or closed channels, and nobody has looked since.
+    channels_untold: Arc<AtomicBool>,
     _vm: Arc<Vm>,
     _memory: Arc<GuestMemory>,
 }
@@ -109,14 +113,14 @@ impl Machine {
             MemoryBacking::Anonymous | MemoryBacking::Shared => None,
         };
         let worker = resources.worker.clone();
-        let host = functions::Host { memory: &memory, huge_page_bytes, vm: &vm, pci: &pci, worker };
-        let functions = functions::plug_all(spec, resources, &host, bars)?;
+        let host = functions::Host { memory: &memory, huge_page_bytes, vm: &vm, pci: &pci, worker, events };
+        let (functions, channels_untold) = functions::plug_all(spec, resources, &host, bars)?;
 
         let root_pointer = board.write_acpi(&memory, topology, &layout)?;
         start_kernel(spec, &memory, &layout, root_pointer, &mut vcpus)?;
         let vcpus = VcpuThreads::start(vcpus, &spaces, events, first)
             .map_err(|source| BuildError::Host { what: "starting a vCPU thread".into(), source })?;
-        Ok(Self { vcpus, board, functions, _vm: vm, _memory: memory })
+        Ok(Self { vcpus, board, functions, channels_untold, _vm: vm, _memory: memory })
     }
 
     /// Takes the vCPUs out of the guest, then waits until no device has anything in flight. If one does not come to
@@ -176,11 +180,33 @@ impl Machine {
         disk.resize(bytes).map_err(|error| format!("disk {id}: {error}"))
     }
 
+    /// Plugs or pulls the cable of a network interface, and tells its driver.
+    pub(crate) fn set_link(&self, id: &str, up: bool) {
+        for function in &self.functions {
+            if let functions::Counters::Net(handle) = &function.counters
+                && function.id == id
+            {
+                handle.set_link(up);
+            }
+        }
+    }
+
     /// Tells the guest how large its balloon is to be.
     pub(crate) fn resize_balloon(&self, bytes: u64) {
         if let Some(balloon) = self.balloon() {
             balloon.set_target(bytes);
         }
+    }
+
+    /// Names of the channels that somebody in the guest has open.
+    pub(crate) fn open_channels(&self) -> Vec<String> {
+        // Before the look, so that a change that comes after it is told.
+        self.channels_untold.store(false, Ordering::SeqCst);
+        let console = self.functions.iter().find_map(|function| match &function.counters {
+            functions::Counters::Console(handle) => Some(handle),
+            _ => None,
+        });
+        console.map(ConsoleHandle::open_channels).unwrap_or_default()
     }
 
     /// How large the balloon is, by what its driver says.

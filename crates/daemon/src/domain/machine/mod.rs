@@ -17,6 +17,7 @@
 //! | `backingStore` | which directories an image's backing files may lie in; an empty one ends the chain |
 //! | `interface` of model virtio | `net` in the same order, and a [`TapDemand`] |
 //! | `serial`, first `console` | `serial`; both are one device |
+//! | `log` of these | `log`, in place of the daemon's own |
 //! | `console` of type virtio | `console`, then `console_ports` without name |
 //! | `channel` of type unix, pty, file or null | `console_ports` with their names |
 //! | `rng` | `rng` |
@@ -44,6 +45,7 @@ use libvirt_xml::domain::{CrashAction, Domain, LifecycleAction};
 use machine_spec::MachineSpec;
 use machine_spec::wire::VmConfig;
 
+pub(crate) use self::devices::net_id;
 pub use self::devices::{
     BackingImage, ConsolePlace, MachineDevice, PlannedConsole, PlannedDevice, TapDemand, TapSource,
 };

@@ -68,6 +68,8 @@ pub(crate) enum Notice {
     Lifecycle(i32, i32),
     /// The guest starts anew on the same machine.
     Reboot,
+    /// The agent in the guest has come (or gone): somebody there has opened its channel.
+    Agent(bool),
 }
 
 /// Whoever wants to hear of it.

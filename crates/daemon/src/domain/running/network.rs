@@ -3,12 +3,23 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use libvirt_xml::domain::edit::Device;
+use libvirt_xml::domain::interface::{Interface, Link, LinkState};
 use tokio::runtime::Handle;
 
 use super::Machines;
-use crate::domain::DomainError;
-use crate::domain::machine::MachinePlan;
+use super::watch::control_error;
+use crate::domain::machine::{MachinePlan, net_id};
+use crate::domain::{Affected, Domain, DomainError, Form, device};
 use crate::host_network::HostNetworkError;
+use crate::machine_process::ControlClient;
+
+async fn set_link(control: &ControlClient, card: usize, link: Option<&Link>) -> Result<(), DomainError> {
+    let up = link.is_none_or(|link| link.state == LinkState::Up);
+    let body = serde_json::json!({ "id": net_id(card), "up": up });
+    let done = control.put("vm.set-link", Some(&body)).await;
+    done.map(drop).map_err(|error| control_error(&error))
+}
 
 /// Names of interfaces by network card, as they are planned.
 pub(super) fn names(plan: &MachinePlan) -> Vec<(usize, String)> {
@@ -37,6 +48,44 @@ impl Machines {
             }
         }
         Ok(made)
+    }
+
+    /// Changes a network card of a running machine, of which only the cable can be.
+    pub(crate) async fn update_interface(
+        &self,
+        domain: &Domain,
+        affected: Affected,
+        wanted: &Interface,
+    ) -> Result<(), DomainError> {
+        let uuid = domain.uuid();
+        let _job = self.jobs.begin(domain).await?;
+        let domain = self.domains.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
+        let control = domain.running()?.machine.control();
+        let document = domain.definition(Form::Live)?;
+        let card = device::cable(&document, wanted)?;
+        let before = document.devices.interfaces.get(card).and_then(|interface| interface.link.clone());
+        set_link(&control, card, wanted.link.as_ref()).await?;
+        let mut live = affected.live;
+        let edited = self.domains.edit(&self.store, uuid, affected, |document| {
+            // The machine's document comes first.
+            match (std::mem::take(&mut live), document.devices.interfaces.get_mut(card)) {
+                (true, Some(interface)) => {
+                    interface.link.clone_from(&wanted.link);
+                    Ok(())
+                }
+                _ => device::update(document, Device::Interface(Box::new(wanted.clone()))),
+            }
+        });
+        let edited = match edited {
+            Ok(change) => self.domains.settle(change).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if edited.is_err()
+            && let Err(error) = set_link(&control, card, before.as_ref()).await
+        {
+            tracing::error!("domain '{}' keeps a cable as it was not to be: {error}", domain.name());
+        }
+        edited
     }
 
     /// Interfaces that daemons before this one have made, by the UUID of the machine's domain. Blocks.

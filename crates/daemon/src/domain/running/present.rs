@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use libvirt_xml::domain::Domain as Definition;
-use libvirt_xml::domain::character::{CharacterDevice, CharacterSource, CharacterType, ConnectMode};
+use libvirt_xml::domain::character::{
+    ChannelState, CharacterDevice, CharacterSource, CharacterType, ConnectMode, TargetType,
+};
 use machine_spec::wire::ConsoleMode;
 use serde_json::Value;
 
@@ -65,6 +67,7 @@ pub(super) fn complete(document: &mut Definition, consoles: &[Console], taps: &[
             interface.target.get_or_insert_default().dev = Some(tap.clone());
         }
     }
+    set_channels(document, &[]);
     let devices = &mut document.devices;
     for serial in devices.serials.iter_mut().chain(&mut devices.channels) {
         end(serial, consoles);
@@ -74,6 +77,23 @@ pub(super) fn complete(document: &mut Definition, consoles: &[Console], taps: &[
             console.backend.tty = Some(path);
         }
     }
+}
+
+/// Shows which channels the guest has open.
+pub(super) fn set_channels(document: &mut Definition, open: &[String]) {
+    for target in document.devices.channels.iter_mut().filter_map(|channel| channel.target.as_mut()) {
+        if target.kind == Some(TargetType::Virtio) {
+            let is_open = target.name.as_ref().is_some_and(|name| open.contains(name));
+            target.state = Some(if is_open { ChannelState::Connected } else { ChannelState::Disconnected });
+        }
+    }
+}
+
+/// Whether the channel of this name is shown as open.
+pub(super) fn is_channel_open(document: &Definition, name: &str) -> bool {
+    let mut targets = document.devices.channels.iter().filter_map(|channel| channel.target.as_ref());
+    targets
+        .any(|target| target.name.as_deref() == Some(name) && target.state == Some(ChannelState::Connected))
 }
 
 fn end(device: &mut CharacterDevice, consoles: &[Console]) -> Option<String> {

@@ -65,7 +65,10 @@ impl Machines {
 
     /// Finds the machines that the store remembers, clears away those that have ended, and ends processes that nobody remembers.
     /// To be called before anybody asks, on a runtime. Blocks.
-    pub(crate) fn find(self: &Arc<Self>, lives: Vec<(Uuid, String)>) {
+    ///
+    /// # Errors
+    /// The host does not say whether a machine runs. Nothing has become of it, and the next daemon may ask again.
+    pub(crate) fn find(self: &Arc<Self>, lives: Vec<(Uuid, String)>) -> Result<(), DomainError> {
         let machines = &self.layout.machines;
         if let Err(error) = DirBuilder::new().recursive(true).mode(0o700).create(machines) {
             tracing::error!("{}: cannot make the directory of machines: {error}", machines.display());
@@ -74,31 +77,47 @@ impl Machines {
         let mut taps = self.left_taps();
         for (uuid, text) in lives {
             let taps = taps.remove(&uuid.to_string()).unwrap_or_default();
-            if let Err(error) = self.adopt(uuid, &text, &taps) {
-                tracing::error!("domain {uuid} is remembered as running, and can't be found again: {error}");
-                self.lost(uuid, None, taps);
+            match self.adopt(uuid, &text, &taps) {
+                Ok(()) => {}
+                Err(error @ DomainError::Host(_)) => return Err(error),
+                Err(error) => {
+                    tracing::error!(
+                        "domain {uuid} is remembered as running, and can't be found again: {error}"
+                    );
+                    // Nobody could do anything with it, and its disks must not get a second user.
+                    end_unknown(&self.directory(uuid));
+                    self.lost(uuid, None, taps);
+                }
             }
         }
         self.remove_taps(taps);
-        let Ok(entries) = std::fs::read_dir(&self.layout.machines) else { return };
+        let Ok(entries) = std::fs::read_dir(&self.layout.machines) else { return Ok(()) };
         for entry in entries.flatten() {
             if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
                 end_orphan(&entry.path());
                 entry.file_name().to_str().inspect(|name| self.limits.forget(name));
             }
         }
+        Ok(())
     }
 
+    /// Takes over a machine that a daemon before this one has started. A process that runs is kept, whatever is not as it should be
+    /// around it. Errors: nothing is known of it, or ([`DomainError::Host`]) the host does not say whether it runs.
     fn adopt(self: &Arc<Self>, uuid: Uuid, text: &str, taps: &[String]) -> Result<(), DomainError> {
         let broken = |reason: String| DomainError::Broken(reason);
         let record: LiveRecord = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
         self.next_id.fetch_max(record.id.saturating_add(1), Ordering::Relaxed);
-        let definition = Definition::parse(&record.document)?;
+        let definition = Definition::parse(&record.document).inspect_err(|error| {
+            tracing::error!("the document of the running domain {uuid} can't be read: {error}");
+        });
+        let definition = definition.ok();
         let domain = self.domains.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
         let directory = self.directory(uuid);
         let found = MachineProcess::find(&directory, record.process.clone());
-        let Some(process) = found.map_err(|error| broken(error.to_string()))? else {
-            self.lost(uuid, Some((&definition, &directory)), taps.to_vec());
+        let unknown = |error| DomainError::Host(format!("whether domain {uuid} runs is not known: {error}"));
+        let Some(process) = found.map_err(unknown)? else {
+            let left = definition.as_ref().map(|definition| (definition, &*directory));
+            self.lost(uuid, left, taps.to_vec());
             return Ok(());
         };
         let (ask, requests) = mpsc::channel(MOST_WAITING);
@@ -106,7 +125,7 @@ impl Machines {
         let machine = Arc::new(Machine {
             process,
             taps: record.taps,
-            lifecycle: lifecycle(&definition),
+            lifecycle: definition.as_ref().map_or(Lifecycle::default(), lifecycle),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(record.started),
             restarts: 0,
             requests: ask,
@@ -119,11 +138,13 @@ impl Machines {
         let document = Document::remembered(record.document);
         let live = domain.with_live(record.id, status, document, &machine).with_consoles(record.consoles);
         self.domains.change(&self.store, uuid, |_| Ok(Some(live)))?;
-        let mut watch = Watch::new(self, uuid, Arc::clone(&machine), requests)?;
+        let mut watch = Watch::found(self, uuid, Arc::clone(&machine), requests);
         let starting = status == super::start::STARTING_UP;
-        if !watch.catch_up() && starting {
+        if !watch.catch_up() && starting && watch.sees() {
             // Nobody was told that it runs, and its guest has not begun.
-            machine.process.kill().map_err(|error| broken(error.to_string()))?;
+            if let Err(error) = machine.process.kill() {
+                tracing::error!("domain {uuid} was about to start, and can't be ended: {error}");
+            }
         }
         // Its guest may have rebooted while nobody looked.
         self.confine_again(uuid, &machine);
@@ -200,9 +221,14 @@ fn last_event(directory: &Path) -> Option<MachineEvent> {
 
 /// Ends the process in a directory that nobody remembers: its machine was never told to boot.
 fn end_orphan(directory: &Path) {
-    if !directory.is_dir() {
-        return;
+    if directory.is_dir() {
+        end_unknown(directory);
+        let _ = std::fs::remove_dir_all(directory);
     }
+}
+
+/// Ends the process that serves a directory's socket, if there is one.
+fn end_unknown(directory: &Path) {
     if let Ok(socket) = UnixStream::connect(directory.join("api"))
         && let Ok(peer) = rustix::net::sockopt::socket_peercred(&socket)
         && let Ok(process) = pidfd_open(peer.pid, PidfdFlags::empty())
@@ -210,5 +236,4 @@ fn end_orphan(directory: &Path) {
         tracing::warn!("{}: a machine's process that nobody remembers is ended", directory.display());
         let _ = pidfd_send_signal(process, Signal::KILL);
     }
-    let _ = std::fs::remove_dir_all(directory);
 }

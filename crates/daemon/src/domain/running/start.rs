@@ -2,7 +2,7 @@
 //! error.
 
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -151,6 +151,10 @@ async fn prepare(
         let made = builder.recursive(true).mode(0o700).create(&directory);
         made.map_err(|error| DomainError::Host(format!("cannot make '{}': {error}", directory.display())))?;
     }
+    // A machine that goes on in another process adds to its logs.
+    if !domain.is_active() {
+        empty_logs(&plan).await?;
+    }
     let directory = machines.directory(uuid);
     let taps = machines.connect(&directory, &mut plan).await?;
     let confinement = match machines.prepare_confinement(uuid, &plan.host).await {
@@ -185,6 +189,18 @@ async fn prepare(
         return Err(error);
     }
     Ok(Ascent { machine: Arc::new(machine), plan, document, requests })
+}
+
+/// Empties the logs whose devices want it at each start.
+async fn empty_logs(plan: &MachinePlan) -> Result<(), DomainError> {
+    let anew = plan.consoles.iter().filter(|console| console.log_anew);
+    let logs: Vec<PathBuf> =
+        anew.filter_map(|console| console.place.log(&plan.config).map(Path::to_owned)).collect();
+    let emptied =
+        tokio::task::spawn_blocking(move || logs.iter().try_for_each(|log| console::empty_log(log)));
+    let emptied =
+        emptied.await.map_err(|error| DomainError::Broken(format!("emptying logs ended: {error}")))?;
+    emptied.map_err(|error| DomainError::Host(error.to_string()))
 }
 
 /// Gives the process its machine, and returns what it says of it once the guest runs or waits.

@@ -7,8 +7,10 @@ use libvirt_xml::Uuid;
 use libvirt_xml::domain::{CrashAction, LifecycleAction};
 use tokio::sync::{mpsc, oneshot};
 
+use super::present::{self, is_channel_open};
 use super::{Intent, Machine, Machines, Notice, start};
-use crate::domain::{Domain, DomainError, PAUSED, RUNNING, Status};
+use crate::domain::{Domain, DomainError, Form, PAUSED, RUNNING, Status};
+use crate::guest_agent::CHANNEL;
 use crate::machine_process::{Cause, ControlError, Ending, EventTail, MachineEvent};
 
 /// VIR_DOMAIN_EVENT_SUSPENDED and _RESUMED; nothing more is said of why.
@@ -29,6 +31,9 @@ pub(super) const FAILED: i32 = 6;
 
 /// How long an event may take that follows an answer. It is written before the answer.
 const EVENT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long after a failed attempt a machine's events are opened again.
+const ANOTHER_TRY: Duration = Duration::from_secs(1);
 
 /// A machine that ends sooner after its start than this has not come up.
 const SHORT_LIFE: Duration = Duration::from_secs(2);
@@ -123,12 +128,46 @@ pub(super) fn verdict(
     }
 }
 
+/// A machine's events. A machine whose events can't be read runs all the same: they are opened again and again.
+struct Events {
+    uuid: Uuid,
+    tail: Option<EventTail>,
+}
+
+impl Events {
+    /// The next event; `None`: they have been opened anew, and begin with the first that their file has. Nothing is lost when the
+    /// waiting is given up.
+    async fn next(&mut self, machine: &Machine) -> Option<MachineEvent> {
+        loop {
+            let Some(tail) = &mut self.tail else {
+                tokio::time::sleep(ANOTHER_TRY).await;
+                self.tail = machine.process.events().ok();
+                if self.tail.is_some() {
+                    return None;
+                }
+                continue;
+            };
+            match tail.next().await {
+                Ok(event) => return Some(event),
+                Err(error) => {
+                    tracing::error!("domain {}: the machine's events can't be read: {error}", self.uuid);
+                    self.tail = None;
+                }
+            }
+        }
+    }
+
+    fn available(&mut self) -> Option<MachineEvent> {
+        self.tail.as_mut()?.available().ok()?
+    }
+}
+
 /// The task's state.
 pub(super) struct Watch {
     machines: Arc<Machines>,
     uuid: Uuid,
     machine: Arc<Machine>,
-    events: EventTail,
+    events: Events,
     requests: mpsc::Receiver<Request>,
     /// The last word on how it ends.
     last: Option<MachineEvent>,
@@ -141,20 +180,40 @@ impl Watch {
         machine: Arc<Machine>,
         requests: mpsc::Receiver<Request>,
     ) -> Result<Self, DomainError> {
-        let events = machine.process.events();
-        let events =
-            events.map_err(|error| DomainError::Machine(format!("the machine's events: {error}")))?;
+        let tail = machine.process.events();
+        let tail = tail.map_err(|error| DomainError::Machine(format!("the machine's events: {error}")))?;
+        let events = Events { uuid, tail: Some(tail) };
         Ok(Self { machines: Arc::clone(machines), uuid, machine, events, requests, last: None })
+    }
+
+    /// For a machine that runs already, which is not left alone because its events can't be read now.
+    pub(super) fn found(
+        machines: &Arc<Machines>,
+        uuid: Uuid,
+        machine: Arc<Machine>,
+        requests: mpsc::Receiver<Request>,
+    ) -> Self {
+        let tail = machine.process.events().inspect_err(|error| {
+            tracing::error!("domain {uuid} runs, but its machine's events can't be read yet: {error}");
+        });
+        let events = Events { uuid, tail: tail.ok() };
+        Self { machines: Arc::clone(machines), uuid, machine, events, requests, last: None }
+    }
+
+    /// Whether its events can be read.
+    pub(super) fn sees(&self) -> bool {
+        self.events.tail.is_some()
     }
 
     /// Takes what has been told so far, without telling anybody; whether the machine has ever been built.
     pub(super) fn catch_up(&mut self) -> bool {
         let mut built = false;
-        while let Ok(Some(event)) = self.events.available() {
+        while let Some(event) = self.events.available() {
             if let Some((status, _)) = status_after(&event) {
                 built = true;
                 self.set(status);
             }
+            self.show_channels(&event);
             self.remember(event);
         }
         built
@@ -169,12 +228,10 @@ impl Watch {
             tokio::select! {
                 biased;
                 ending = self.machine.process.ended() => break ending,
-                event = self.events.next() => match event {
-                    Ok(event) => self.note(event),
-                    Err(error) => {
-                        // Without its events nobody knows what it does. Its end is seen, and only that.
-                        tracing::error!("domain {}: the machine's events can't be read: {error}", self.uuid);
-                        break self.machine.process.ended().await;
+                event = self.events.next(&self.machine) => match event {
+                    Some(event) => self.note(event),
+                    None => {
+                        self.catch_up();
                     }
                 },
                 Some(request) = self.requests.recv() => {
@@ -226,14 +283,21 @@ impl Watch {
         loop {
             let event = tokio::select! {
                 biased;
-                event = tokio::time::timeout_at(deadline, self.events.next()) => event,
+                event = tokio::time::timeout_at(deadline, self.events.next(&self.machine)) => event,
                 ending = self.machine.process.ended() => {
                     return (Err(DomainError::not_running()), Some(ending));
                 }
             };
-            let Ok(Ok(event)) = event else {
-                let message = "the machine has answered, but did not tell that it was done";
-                return (Err(DomainError::Machine(message.to_owned())), None);
+            let event = match event {
+                Ok(Some(event)) => event,
+                Ok(None) => {
+                    self.catch_up();
+                    continue;
+                }
+                Err(_) => {
+                    let message = "the machine has answered, but did not tell that it was done";
+                    return (Err(DomainError::Machine(message.to_owned())), None);
+                }
             };
             let done = outcome.shows(&event);
             self.note(event);
@@ -253,6 +317,9 @@ impl Watch {
         if matches!(event, MachineEvent::Rebooted(_)) {
             self.machines.confine_again(self.uuid, &self.machine);
         }
+        if let Some((domain, connected)) = self.show_channels(&event) {
+            self.machines.tell(&domain, Notice::Agent(connected));
+        }
         if let Some((status, notice)) = status_after(&event) {
             let (before, after) = self.set(status);
             let changed = before != Some(status.state);
@@ -263,6 +330,25 @@ impl Watch {
             }
         }
         self.remember(event);
+    }
+
+    /// Shows which channels the guest has open; the domain, and whether its agent is there, when that is another than before.
+    fn show_channels(&self, event: &MachineEvent) -> Option<(Arc<Domain>, bool)> {
+        let open: &[String] = match event {
+            MachineEvent::Channels(open) => open,
+            MachineEvent::Rebooted(_) => &[],
+            _ => return None,
+        };
+        let mut agent = (false, false);
+        let change = self.machines.domains.change(&self.machines.store, self.uuid, |before| {
+            let present = before.definition(Form::Live)?;
+            let mut after = present.clone();
+            present::set_channels(&mut after, open);
+            agent = (is_channel_open(&present, CHANNEL), is_channel_open(&after, CHANNEL));
+            Ok(Some(if after == present { before.clone() } else { before.with_live_document(&after) }))
+        });
+        let (before, now) = agent;
+        change.ok()?.after.filter(|_| before != now).map(|domain| (domain, now))
     }
 
     /// Shows what the machine does; what it did before, and the domain as it is now.
@@ -281,7 +367,10 @@ impl Watch {
     }
 
     async fn finish(mut self, ending: Ending) {
-        while let Ok(Some(event)) = self.events.available() {
+        if !self.sees() {
+            self.events.tail = self.machine.process.events().ok();
+        }
+        while let Some(event) = self.events.available() {
             self.note(event);
         }
         if let Some(MachineEvent::Crashed { report }) = &self.last {
@@ -316,6 +405,9 @@ impl Watch {
             return Err(DomainError::Machine(message));
         }
         let domain = self.machines.domains.by_uuid(self.uuid).ok_or(DomainError::NoSuchUuid(self.uuid))?;
+        if let Some((domain, connected)) = self.show_channels(&MachineEvent::Channels(Vec::new())) {
+            self.machines.tell(&domain, Notice::Agent(connected));
+        }
         let domain = start::again(&self.machines, domain, restarts).await?;
         self.machines.tell(&domain, Notice::Reboot);
         self.machine.over.send_replace(true);

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use libvirt_rpc::RpcError;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
+use tokio::sync::watch;
 
 use super::streams::{relay, serve};
 use super::{domain_error, only};
-use crate::console::{self, ConsoleError, End, From as Beginning, Mode, Port, Typing};
-use crate::domain::Live;
+use crate::console::{self, ConsoleError, End, From as Beginning, Line, Mode, Port, Typing};
 use crate::domain::running::Console;
+use crate::domain::{Domain, Live};
 use crate::service::Daemon;
 
 /// VIR_DOMAIN_CONSOLE_FORCE, and VIR_DOMAIN_CHANNEL_FORCE.
@@ -64,9 +65,43 @@ async fn open_console(
     let attached = daemon.consoles.attach(domain.uuid(), owner, port, mode, from).await;
     let attached = attached.map_err(|error| console_error(&error))?;
     let stream = context.stream()?;
-    let machine = Arc::clone(&live.machine);
-    tokio::spawn(async move { serve(stream, attached, machine.over()).await });
+    let alias = port.alias.clone();
+    let over = |keyboard| over(daemon, domain, alias, keyboard);
+    tokio::spawn(serve(stream, attached, over));
     Ok(())
+}
+
+/// Returns when the machine of a running domain is over for good. When another process goes on for it, the new one's end of the device
+/// `alias` is put into the place of `keyboard`.
+async fn over(
+    daemon: Arc<Daemon>,
+    mut domain: Arc<Domain>,
+    alias: String,
+    keyboard: Option<Arc<watch::Sender<Option<Arc<Line>>>>>,
+) {
+    while let Some(live) = domain.live() {
+        let id = live.id;
+        live.machine.over().await;
+        let now = daemon.domains.by_uuid(domain.uuid());
+        // Another start is another machine.
+        let Some(next) = now.filter(|now| now.id() == Some(id)) else { return };
+        if let (Some(keyboard), Some(live)) = (&keyboard, next.live()) {
+            keyboard.send_replace(None);
+            match another(live, &alias).await {
+                Ok(line) => drop(keyboard.send_replace(Some(Arc::new(line)))),
+                Err(error) => tracing::warn!("{alias} of domain '{}' after a restart: {error}", next.name()),
+            }
+        }
+        domain = next;
+    }
+}
+
+/// The host's end of the device `alias` of a machine.
+async fn another(live: &Live, alias: &str) -> Result<Line, String> {
+    let ports = ports(live);
+    let port = console::console(&ports, Some(alias)).map_err(|error| error.to_string())?;
+    let owner = live.machine.process().owner().map_err(|error| error.to_string())?;
+    console::line(port, owner).await.map_err(|error| error.to_string())
 }
 
 async fn open_channel(

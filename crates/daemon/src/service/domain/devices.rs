@@ -7,7 +7,7 @@ use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_xml::domain::edit::Device;
 
-use super::{AFFECT_CONFIG, AFFECT_LIVE, only, parsed};
+use super::{AFFECT_CONFIG, AFFECT_LIVE, affected, domain_error, only, parsed};
 use crate::domain::device;
 use crate::service::Daemon;
 
@@ -72,5 +72,11 @@ async fn update_with_flags(
 ) -> Result<(), RpcError> {
     only(call.flags, AFFECT_LIVE | AFFECT_CONFIG | FORCE)?;
     let device = parsed(Device::parse(&call.xml))?;
+    let domain = daemon.domain(&call.dom)?;
+    let affected = affected(&domain, call.flags & !FORCE)?;
+    if let (Device::Interface(interface), true) = (&device, affected.live) {
+        let updated = daemon.machines.update_interface(&domain, affected, interface).await;
+        return updated.map_err(|error| domain_error(&error));
+    }
     daemon.edit_domain(&call.dom, call.flags, |definition| device::update(definition, device.clone())).await
 }

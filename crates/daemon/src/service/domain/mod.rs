@@ -21,7 +21,9 @@ mod usage;
 
 use std::sync::Arc;
 
-use libvirt_rpc::events::{DomainEventLifecycle, DomainEventMetadataChange, DomainEventReboot};
+use libvirt_rpc::events::{
+    DomainEventAgentLifecycle, DomainEventLifecycle, DomainEventMetadataChange, DomainEventReboot,
+};
 use libvirt_rpc::server::Table;
 use libvirt_rpc::types::RemoteDomain;
 use libvirt_rpc::{ErrorDomain, RpcError};
@@ -81,6 +83,8 @@ const AFFECT_CONFIG: u32 = 2;
 const EVENT_LIFECYCLE: i32 = 0;
 /// VIR_DOMAIN_EVENT_ID_REBOOT.
 const EVENT_REBOOT: i32 = 1;
+/// VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE.
+const EVENT_AGENT_LIFECYCLE: i32 = 18;
 /// VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
 const EVENT_METADATA: i32 = 23;
 
@@ -144,6 +148,7 @@ pub(super) fn tell(subscriptions: &Subscriptions, domain: &Domain, notice: Notic
     let subject = match notice {
         Notice::Lifecycle(..) => Subject::Domain(EVENT_LIFECYCLE),
         Notice::Reboot => Subject::Domain(EVENT_REBOOT),
+        Notice::Agent(_) => Subject::Domain(EVENT_AGENT_LIFECYCLE),
     };
     for (client, callback_id) in subscriptions.listeners(subject, &domain.uuid().0) {
         let dom = remote(domain);
@@ -152,6 +157,11 @@ pub(super) fn tell(subscriptions: &Subscriptions, domain: &Domain, notice: Notic
                 client.event(&DomainEventLifecycle { callback_id, dom, event, detail });
             }
             Notice::Reboot => client.event(&DomainEventReboot { callback_id, dom }),
+            Notice::Agent(connected) => {
+                // virConnectDomainEventAgentLifecycleState and -Reason: what has shown it is the channel.
+                let (state, reason) = (if connected { 1 } else { 2 }, 2);
+                client.event(&DomainEventAgentLifecycle { callback_id, dom, state, reason });
+            }
         }
     }
 }

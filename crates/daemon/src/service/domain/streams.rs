@@ -5,12 +5,15 @@
 //! client whose packets nobody takes is not heard at all.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use libvirt_rpc::RpcError;
 use libvirt_rpc::server::{Stream, StreamEnd, StreamInput, StreamReceiver, StreamSender};
 
-use crate::console::{Attached, Line, LogTail, Typing};
+use tokio::sync::watch;
+
+use crate::console::{Attached, Lease, Line, LogTail, Typing};
 
 /// How long keys wait for a guest.
 const PATIENCE: Duration = if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(5) };
@@ -21,17 +24,31 @@ const MOST_AT_LAST: usize = 2 << 20;
 /// How long an ended machine's line is read: its process is gone, so there is an end.
 const AT_LAST: Duration = Duration::from_secs(1);
 
-/// Serves a console to a client until one of them leaves, somebody else types, or the machine is `over`.
-pub(super) async fn serve(stream: Stream, attached: Attached, over: impl Future<Output = ()>) {
+/// The keyboard of whoever types; another one when the machine goes on in another process.
+type Keyboard = watch::Sender<Option<Arc<Line>>>;
+
+/// Serves a console to a client until one of them leaves, somebody else types, or the machine is over. `over` returns then; when the
+/// machine goes on in another process, it puts the new keyboard into the place of the old one.
+pub(super) async fn serve<Over: Future<Output = ()>>(
+    stream: Stream,
+    attached: Attached,
+    over: impl FnOnce(Option<Arc<Keyboard>>) -> Over,
+) {
     let Stream { mut receiver, mut sender } = stream;
     let Attached { mut screen, typing } = attached;
+    let (keyboard, lease) = match typing {
+        Some(Typing { keyboard, lease }) => {
+            (Some(Arc::new(Keyboard::new(Some(Arc::new(keyboard))))), Some(lease))
+        }
+        None => (None, None),
+    };
     let left = tokio::select! {
-        left = hear(&mut receiver, typing.as_ref().map(|typing| &typing.keyboard)) => Some(Ok(left)),
-        () = lost(typing.as_ref()) => None,
-        shown = show(&mut screen, &mut sender, over) => shown.err().map(Err),
+        left = hear(&mut receiver, keyboard.as_deref()) => Some(Ok(left)),
+        () = lost(lease.as_ref()) => None,
+        shown = show(&mut screen, &mut sender, over(keyboard.clone())) => shown.err().map(Err),
     };
     // Before the client hears of the end: it may come again at once, and somebody else may wait.
-    drop(typing);
+    drop((keyboard, lease));
     part(receiver, sender, left).await;
 }
 
@@ -61,9 +78,9 @@ impl From<StreamEnd> for Broken {
     }
 }
 
-async fn lost(typing: Option<&Typing>) {
-    match typing {
-        Some(typing) => typing.lease.lost().await,
+async fn lost(lease: Option<&Lease>) {
+    match lease {
+        Some(lease) => lease.lost().await,
         None => std::future::pending().await,
     }
 }
@@ -86,7 +103,7 @@ async fn part(mut receiver: StreamReceiver, mut sender: StreamSender, left: Opti
 }
 
 /// Types what the client sends; true when it ends the stream, false when it is gone.
-async fn hear(receiver: &mut StreamReceiver, keyboard: Option<&Line>) -> bool {
+async fn hear(receiver: &mut StreamReceiver, keyboard: Option<&Keyboard>) -> bool {
     let mut patience = PATIENCE;
     loop {
         let keys = match receiver.receive().await {
@@ -95,7 +112,8 @@ async fn hear(receiver: &mut StreamReceiver, keyboard: Option<&Line>) -> bool {
             Ok(StreamInput::Finish) => return true,
             Err(StreamEnd) => return false,
         };
-        let Some(keyboard) = keyboard else { continue };
+        // Keys that come between two processes of a machine are lost.
+        let Some(keyboard) = keyboard.and_then(|keyboard| keyboard.borrow().clone()) else { continue };
         patience = match keyboard.write(&keys, patience).await {
             // It was waited for once; from now on keys are lost at once, until it takes some.
             Err(error) if error.kind() == io::ErrorKind::TimedOut => Duration::ZERO,
@@ -174,14 +192,12 @@ async fn receive(
 mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::path::{Path, PathBuf};
-    use std::sync::Arc;
 
     use libvirt_rpc::client::{Connection, Input};
     use libvirt_rpc::procedures::{DomainOpenChannel, DomainOpenConsole};
     use libvirt_rpc::server::{Access, CallContext, ClientHandle, Limits, Server, Service, Table};
     use libvirt_rpc::types::RemoteDomain;
     use libvirt_xml::Uuid;
-    use tokio::sync::watch;
 
     use super::*;
     use crate::console::{Consoles, End, From, Mode, Port, line};
@@ -217,7 +233,7 @@ mod tests {
         let mode = [Mode::Writer, Mode::WriterByForce, Mode::Reader][call.flags as usize];
         let attached = machine.consoles.attach(DOMAIN, 0, &machine.port, mode, From::History).await;
         let attached = attached.map_err(|error| RpcError::operation_failed(error.to_string()))?;
-        tokio::spawn(serve(context.stream()?, attached, machine.over()));
+        tokio::spawn(serve(context.stream()?, attached, |_| machine.over()));
         Ok(())
     }
 

@@ -28,7 +28,14 @@ impl Rig {
         let worker = Worker::spawn("net").unwrap();
         let nets: Vec<_> = (0..pairs).map(|_| FakeNet::new()).collect();
         let backends = nets.iter().map(|net| Box::new(Backend(Arc::clone(net))) as _).collect();
-        let config = NetConfig { backends, mac: MAC, mtu, queue_size: 128, workers: vec![worker.handle()] };
+        let config = NetConfig {
+            backends,
+            mac: MAC,
+            mtu,
+            link_up: true,
+            queue_size: 128,
+            workers: vec![worker.handle()],
+        };
         let net = Net::build(config).unwrap();
         let handle = net.handle();
         let mut driver = FakeDriver::new(Box::new(net));
@@ -268,6 +275,23 @@ fn a_link_that_is_down_carries_nothing_and_the_driver_is_told() {
     rig.add_rx(1530);
     rig.nets[0].send(&[3; 60]);
     assert_eq!(frame(&rig.driver.wait_used(RX)).0, [3; 60]);
+}
+
+#[test]
+fn a_cable_that_is_pulled_during_a_pause_is_told_afterwards() {
+    let mut rig = Rig::simple();
+    let changes = rig.driver.msi.sent(0);
+    rig.driver.pause();
+    rig.handle.set_link(false);
+    assert_eq!(rig.driver.msi.sent(0), changes, "nobody listens");
+    rig.driver.resume();
+    rig.driver.msi.wait_more(0, changes);
+    let mut status = [0; 2];
+    rig.driver.read_config(6, &mut status);
+    assert_eq!(status, [0; 2]);
+    rig.driver.pause();
+    rig.driver.resume();
+    assert_eq!(rig.driver.msi.sent(0), changes + 1, "told once");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The serial port, consoles and channels.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use libvirt_xml::OnOff;
 use libvirt_xml::domain::Domain;
 use libvirt_xml::domain::character::{CharacterDevice, CharacterType, TargetType};
 use machine_spec::wire::{ConsoleConfig, ConsoleMode, ConsolePortConfig, SerialConfig, VmConfig};
@@ -101,18 +102,26 @@ fn add(
     let target = device.target.as_ref().and_then(|target| target.name.as_deref());
     let terminal = target.is_none();
     planned.device(path.clone(), &device.info, target, MachineDevice::Character(place));
-    planned.consoles.push(PlannedConsole { path, place, mode, terminal });
+    let log = device.backend.log.as_ref();
+    let log_anew = log.is_some_and(|log| log.append == Some(OnOff::Off));
+    planned.consoles.push(PlannedConsole { path, place, mode, terminal, log_anew });
 }
 
-/// The host's end. Of consoles the daemon keeps a log; the socket of a channel has a place when the document names none.
+/// The host's end. Of consoles the daemon keeps a log when the document names none; the socket of a channel has a place when the document names none.
 fn end(path: &str, device: &CharacterDevice, places: &Places, findings: &mut Findings) -> Option<End> {
     let channel = device.target.as_ref().and_then(|target| target.name.as_deref());
     let socket = channel.map(|name| places.channels.join(file_name(name)));
-    let log = match (channel, &places.consoles, device.info.alias_name()) {
-        (None, Some(directory), Some(alias)) => Some(log_path(directory, alias)),
+    let backend = &device.backend;
+    let log = match (&backend.log, channel, &places.consoles, device.info.alias_name()) {
+        (Some(log), ..) if !Path::new(&log.file).is_absolute() => {
+            let advice = "name it with its whole path";
+            findings.refuse(&format!("{path}/log/@file"), "the path is not absolute", advice);
+            return None;
+        }
+        (Some(log), ..) => Some(PathBuf::from(&log.file)),
+        (None, None, Some(directory), Some(alias)) => Some(log_path(directory, alias)),
         _ => None,
     };
-    let backend = &device.backend;
     let given = backend.path().map(PathBuf::from);
     let (mode, file, socket) = match backend.kind {
         CharacterType::Pty => (ConsoleMode::Pty, None, None),

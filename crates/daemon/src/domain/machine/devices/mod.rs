@@ -11,7 +11,7 @@ use libvirt_xml::domain::device::RngBackendModel;
 use libvirt_xml::domain::disk::{
     BackingStore, CacheMode as XmlCache, Discard, Disk, DiskDevice, DiskType, ImageFormat,
 };
-use libvirt_xml::domain::interface::{Interface, InterfaceType, NetBackendType, SourceMode};
+use libvirt_xml::domain::interface::{Interface, InterfaceType, LinkState, NetBackendType, SourceMode};
 use libvirt_xml::{MacAddress, YesNo};
 use machine_spec::wire;
 use machine_spec::wire::{CacheMode, DiskConfig, ImageType, NetConfig, RngConfig, VmConfig};
@@ -109,6 +109,8 @@ pub struct PlannedConsole {
     pub mode: wire::ConsoleMode,
     /// Whether a user's terminal can be connected to it: serial ports and consoles, not channels.
     pub terminal: bool,
+    /// Whether its log is emptied when the domain starts.
+    pub log_anew: bool,
 }
 
 /// An interface that needs a tap before the machine starts: its name in `net[index].tap`, or descriptors in `net[index].fds`.
@@ -354,7 +356,8 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
     configs
 }
 
-fn net_id(index: usize) -> String {
+/// The identifier of a network card in the machine's description.
+pub(crate) fn net_id(index: usize) -> String {
     format!("net{index}")
 }
 
@@ -408,6 +411,7 @@ fn net_config(path: &str, interface: &Interface, index: usize, findings: &mut Fi
     Some(NetConfig {
         mac: interface.mac.as_ref().map(|mac| wire::MacAddress(mac.address.0)),
         mtu,
+        link_up: interface.link.as_ref().is_none_or(|link| link.state == LinkState::Up),
         num_queues: Some(driver.queues.unwrap_or(1).saturating_mul(2)),
         queue_size: queue_size.unwrap_or(default.queue_size),
         id: Some(net_id(index)),

@@ -207,6 +207,7 @@ fn a_machine_without_screen_as_clients_install_it_has_a_console_an_agent_and_ent
          <interface type='bridge'><source bridge='br0'/><mac address='52:54:00:00:00:01'/><mtu size='9000'/>
            <target dev='vnet7'/></interface>
          <interface type='user'/>
+         <interface type='bridge'><source bridge='br0'/><mac address='52:54:00:00:00:03'/><link state='down'/></interface>
          <console type='pty'/>
          <console type='file'><source path='/log'/><target type='virtio'/></console>
          <console type='pty'><target type='virtio'/></console>
@@ -240,6 +241,8 @@ fn a_machine_without_screen_as_clients_install_it_has_a_console_an_agent_and_ent
     assert_eq!(plan.taps[0].source, TapSource::Bridge { name: "br0".to_owned() });
     assert_eq!((plan.taps[0].mtu, plan.taps[0].target.as_deref()), (Some(9000), Some("vnet7")));
     assert_eq!(plan.taps[1].source, TapSource::User { passt: false });
+    let cables: Vec<_> = config.net.iter().flatten().map(|card| card.link_up).collect();
+    assert_eq!(cables, [true, true, false]);
     let places: Vec<_> =
         plan.consoles.iter().map(|console| (console.place, console.mode, console.terminal)).collect();
     assert_eq!(
@@ -292,7 +295,6 @@ fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
         (net("<vlan><tag id='1'/></vlan>"), "interface/vlan"),
         (net("<filterref filter='clean-traffic'/>"), "interface/filterref"),
         (net("<bandwidth><inbound average='1'/></bandwidth>"), "interface/bandwidth"),
-        (net("<link state='down'/>"), "interface/link"),
         (net("<mtu size='70000'/>"), "interface/mtu/@size"),
         (net("<mtu size='100'/>"), "interface"),
         (net("<driver queues='4000000000'/>"), "interface"),
@@ -304,7 +306,8 @@ fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
             "interface",
         ),
         ("<serial type='tcp'><source mode='bind' host='h' service='1'/></serial>".into(), "serial/@type"),
-        ("<serial type='pty'><log file='/l'/></serial>".into(), "serial/log"),
+        ("<serial type='pty'><log file='l'/></serial>".into(), "serial/log/@file"),
+        ("<serial type='pty'><log file=''/></serial>".into(), "serial/log/@file"),
         ("<serial type='unix'><source path='/s'/></serial>".into(), "serial"),
         ("<serial type='pty'/><serial type='pty'/>".into(), "serial[2]/target/@port"),
         ("<channel type='pty'><target type='virtio'/></channel>".into(), "channel"),

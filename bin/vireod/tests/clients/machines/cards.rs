@@ -1,0 +1,205 @@
+//! Network cards on interfaces of the host, in a network of the test's own.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::UnshareFlags;
+
+use super::*;
+
+/// Runs `test` in a network namespace of its own with a bridge `br0`, where that is permitted. What the test starts is there too.
+fn in_network(test: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name("network".into()).spawn(move || {
+        let entered = if rustix::process::geteuid().is_root() {
+            unshare().map_err(|errno| errno.to_string())
+        } else {
+            Err("that takes root".to_owned())
+        };
+        if let Err(reason) = entered {
+            eprintln!("skipped: no network namespace of our own: {reason}");
+            return;
+        }
+        // The interfaces that are shown there are those of whoever has mounted it.
+        run("mount", &["--make-rprivate", "/"]);
+        run("mount", &["-t", "sysfs", "none", "/sys"]);
+        run("ip", &["link", "add", "br0", "type", "bridge"]);
+        run("ip", &["link", "set", "br0", "up"]);
+        test();
+    });
+    if let Err(panic) = thread.unwrap().join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[expect(unsafe_code, reason = "gives this thread, and what it starts, a network and mounts of their own")]
+fn unshare() -> Result<(), rustix::io::Errno> {
+    // SAFETY: affects this thread's view of the network and of the file systems only, and no memory.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
+}
+
+fn run(program: &str, arguments: &[&str]) -> String {
+    let done = said(Command::new(program).args(arguments));
+    assert!(done.status.success(), "{program} {arguments:?}: {done:?}");
+    done.out
+}
+
+/// Interfaces of the host that are not its own, as `ip` shows them: one a line.
+fn taps() -> Vec<String> {
+    let shown = run("ip", &["-o", "link", "show"]);
+    shown.lines().filter(|line| line.contains(": vnet")).map(str::to_owned).collect()
+}
+
+fn card(mac: u8, more: &str) -> String {
+    format!(
+        "<interface type='bridge'><mac address='52:54:00:00:00:{mac:02x}'/><source bridge='br0'/>
+         <model type='virtio'/>{more}</interface>"
+    )
+}
+
+impl Place {
+    fn define_cards<'a>(&'a self, name: &'static str, cards: &str) -> Guest<'a> {
+        let text = document(name, "", "").replace("<devices>", &format!("<devices>{cards}"));
+        self.ok(&["define", &self.write(&format!("{name}.xml"), text)]);
+        Guest { place: self, name }
+    }
+
+    /// One of the counters that domifstat prints.
+    fn counted(&self, name: &str, card: &str, counter: &str) -> u64 {
+        let stat = self.ok(&["domifstat", name, card]);
+        let line = stat.lines().find_map(|line| line.strip_prefix(&format!("{card} {counter} ")));
+        line.unwrap_or_else(|| panic!("no {counter} in {stat}")).trim().parse().unwrap()
+    }
+
+    /// Has the guest send frames, and waits until the host has them.
+    fn sends(&self, name: &str, card: &str, before: u64, frames: u64) {
+        self.tell(name, &format!("send {frames}"));
+        let since = Instant::now();
+        while self.counted(name, card, "tx_packets") < before + frames {
+            assert!(since.elapsed() < PATIENCE);
+        }
+    }
+}
+
+/// Reads what the guest prints until it has printed `wanted`.
+fn hear(terminal: &mut File, wanted: &str) {
+    let (mut heard, mut buffer) = (String::new(), [0; 256]);
+    let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
+    while !heard.contains(wanted) {
+        let mut ready = [PollFd::new(&*terminal, PollFlags::IN)];
+        assert_eq!(poll(&mut ready, Some(&patience)).unwrap(), 1, "no {wanted:?} in {heard:?}");
+        let count = terminal.read(&mut buffer).unwrap();
+        heard.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
+    }
+}
+
+#[test]
+fn a_card_is_on_its_bridge_from_the_start_to_the_end_of_its_machine() {
+    in_network(|| {
+        let place = Place::new();
+        let _vireod = place.start();
+        let _guest = place.define_cards("one", &card(1, "<mtu size='1400'/>"));
+        assert!(place.ok(&["domiflist", "one"]).contains("52:54:00:00:00:01"));
+        place.ok(&["start", "one"]);
+        let list = place.ok(&["domiflist", "one"]);
+        let row = ["vnet0", "bridge", "br0", "virtio", "52:54:00:00:00:01"];
+        assert!(list.lines().any(|line| line.split_whitespace().eq(row)), "{list}");
+        assert!(place.ok(&["dumpxml", "one"]).contains("<target dev='vnet0'/>"));
+        assert!(!place.ok(&["dumpxml", "one", "--inactive"]).contains("vnet"));
+        let [tap] = &*taps() else { panic!("{:?}", taps()) };
+        for part in ["vnet0", "master br0", "mtu 1400", "fe:54:00:00:00:01"] {
+            assert!(tap.contains(part), "no {part} in {tap}");
+        }
+        place.sends("one", "vnet0", 0, 3);
+        assert_eq!(place.counted("one", "52:54:00:00:00:01", "tx_bytes"), 180, "as the guest sees it");
+        place.ok(&["domstats", "one", "--interface"]);
+        // A process that takes the place of another has an interface of its own.
+        let before = place.machine("one");
+        place.ok(&["reboot", "one"]);
+        place.wait_for_another("one", before);
+        assert_eq!(taps().len(), 1, "{:?}", taps());
+        place.ok(&["destroy", "one"]);
+        assert_eq!(taps(), Vec::<String>::new());
+        place.ok(&["start", "one"]);
+        assert_eq!(taps().len(), 1);
+        place.tell("one", "poweroff");
+        place.wait("one", "shut off");
+        assert_eq!(taps(), Vec::<String>::new());
+        let _bad = place.define_cards("bad", &card(2, "").replace("br0", "br7"));
+        place.fails(&["start", "bad"], &["br7", "there is no such interface"]);
+        assert_eq!(taps(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_cable_is_pulled_and_plugged_while_the_guest_runs_and_before_it_starts() {
+    in_network(|| {
+        let place = Place::new();
+        let _vireod = place.start();
+        let cards = format!("{}{}", card(1, ""), card(2, "<link state='down'/>"));
+        let _guest = place.define_cards("one", &cards);
+        let state = |card: &str, more: &[&str]| {
+            let shown = place.ok(&[&["domif-getlink", "one", card], more].concat());
+            shown.trim().rsplit(' ').next().unwrap().to_owned()
+        };
+        place.ok(&["domif-setlink", "one", "52:54:00:00:00:01", "down"]);
+        assert_eq!(state("52:54:00:00:00:01", &[]), "down");
+        place.ok(&["domif-setlink", "one", "52:54:00:00:00:01", "up"]);
+        place.ok(&["start", "one"]);
+        assert_eq!((state("vnet0", &[]), state("vnet1", &[])), ("up".to_owned(), "down".to_owned()));
+        let mut terminal = place.terminal("one");
+        for (card, number, wanted) in [("vnet0", 0, "down"), ("vnet1", 1, "up"), ("vnet0", 0, "up")] {
+            place.ok(&["domif-setlink", "one", card, wanted]);
+            hear(&mut terminal, &format!("cable net{number} is {wanted}"));
+            assert_eq!(state(card, &[]), wanted);
+        }
+        assert_eq!(state("52:54:00:00:00:02", &["--config"]), "down", "the next start is as before");
+        place.ok(&["domif-setlink", "one", "52:54:00:00:00:02", "up", "--config"]);
+        assert_eq!(state("52:54:00:00:00:02", &["--config"]), "up");
+        // A guest that waits is told when it goes on; a restart keeps the cable as it is.
+        place.ok(&["suspend", "one"]);
+        place.ok(&["domif-setlink", "one", "vnet0", "down"]);
+        place.ok(&["resume", "one"]);
+        let before = place.machine("one");
+        place.ok(&["reboot", "one"]);
+        place.wait_for_another("one", before);
+        assert_eq!(state("52:54:00:00:00:01", &[]), "down");
+        // Nothing else can be changed, and no card is mistaken for another.
+        let other = place.write("other.xml", card(1, "").replace("br0", "br1"));
+        place.fails(&["update-device", "one", &other, "--live"], &["only the link's state"]);
+        place.fails(&["domif-setlink", "one", "vnet7", "up"], &["interface"]);
+        let none = place.write("none.xml", card(9, ""));
+        place.fails(&["update-device", "one", &none, "--live"], &["52:54:00:00:00:09"]);
+    });
+}
+
+#[test]
+fn the_next_daemon_keeps_the_interface_of_a_machine_that_runs_and_removes_that_of_one_that_is_gone() {
+    in_network(|| {
+        let place = Place::new();
+        let vireod = place.start();
+        let _one = place.define_cards("one", &card(1, ""));
+        let _two = place.define_cards("two", &card(2, ""));
+        place.ok(&["start", "one"]);
+        place.ok(&["start", "two"]);
+        place.sends("one", "vnet0", 0, 2);
+        let (before, gone) = (taps(), place.machine("two"));
+        vireod.kill();
+        rustix::process::kill_process(gone, rustix::process::Signal::KILL).unwrap();
+        let since = Instant::now();
+        while rustix::process::test_kill_process(gone).is_ok() && !is_zombie(gone) {
+            assert!(since.elapsed() < PATIENCE);
+        }
+        let _vireod = place.start();
+        place.wait("two", "shut off");
+        assert_eq!(place.state("one"), "running (booted)");
+        let after = taps();
+        // Number, name and whose it is; the kernel takes its time to say that a link is up.
+        let which = |tap: &str| {
+            let begin = tap.split(": <").next().unwrap().to_owned();
+            (begin, tap.split("alias ").nth(1).unwrap().to_owned())
+        };
+        assert_eq!((after.len(), which(&after[0])), (1, which(&before[0])));
+        place.sends("one", "vnet0", 2, 2);
+        place.ok(&["domif-setlink", "one", "vnet0", "down"]);
+        place.ok(&["destroy", "one"]);
+        assert_eq!(taps(), Vec::<String>::new());
+    });
+}
