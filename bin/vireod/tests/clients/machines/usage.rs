@@ -24,7 +24,8 @@ impl Place {
         let directory = format!("/proc/{}/task", self.machine(domain).as_raw_nonzero());
         let mut found = Vec::new();
         for task in std::fs::read_dir(directory).unwrap().flatten() {
-            let status = std::fs::read_to_string(task.path().join("status")).unwrap();
+            // Threads that answer one request of the daemon come and go.
+            let Ok(status) = std::fs::read_to_string(task.path().join("status")) else { continue };
             let field = |name: &str| {
                 let mut lines = status.lines().filter_map(|line| line.strip_prefix(name));
                 lines.next().unwrap().trim().to_owned()
