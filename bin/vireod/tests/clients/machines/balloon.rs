@@ -85,8 +85,9 @@ fn what_is_shown_is_what_the_guest_has_and_the_next_daemon_knows_it() {
     // A guest takes back what it needs.
     place.tell("one", "balloon 1048576");
     place.wait_memory("one", 64512);
+    let mut keyboard = place.terminal("one");
     vireod.kill();
-    place.tell("one", "balloon 2097152");
+    writeln!(keyboard, "balloon 2097152").unwrap();
     let _vireod = place.start();
     place.wait_memory("one", 63488);
     assert_eq!(place.current_memory(&["one"]), "63488");
