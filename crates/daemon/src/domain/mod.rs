@@ -295,14 +295,16 @@ impl Domain {
     /// guest has now, as libvirt's does: what is demanded is where the guest is going.
     pub(crate) fn document(&self, form: Form, secrets: bool) -> Result<Cow<'_, str>, DomainError> {
         let document = self.form(form)?;
-        let summary = self.summary(form)?;
-        if self.live.is_some() && form != Form::Defined && summary.current_memory != self.current_memory()? {
-            let mut definition = self.definition(form)?;
-            definition.current_memory = Some(Kib(self.current_memory()?));
-            let shown = if secrets { definition } else { definition.without_secrets() };
-            return Ok(Cow::Owned(shown.to_xml()));
+        if self.live.is_some() && form != Form::Defined {
+            let current = self.current_memory()?;
+            if current != self.summary(form)?.current_memory {
+                let mut definition = self.definition(form)?;
+                definition.current_memory = Some(Kib(current));
+                let shown = if secrets { definition } else { definition.without_secrets() };
+                return Ok(Cow::Owned(shown.to_xml()));
+            }
         }
-        let public = if secrets { None } else { summary.public.as_deref() };
+        let public = if secrets { None } else { self.summary(form)?.public.as_deref() };
         Ok(Cow::Borrowed(public.unwrap_or(&document.text)))
     }
 
