@@ -199,8 +199,10 @@ fn events_tell_how_much_memory_the_guest_has() {
     let _vireod = place.start();
     let _guest = place.define_with("one", "", LESS);
     let program = "
+import os
 libvirt.virEventRegisterDefaultImpl()
 heard = []
+libvirt.virEventAddTimeout(30000, lambda *_: os._exit(1), None)
 connection.close()
 connection = libvirt.open(URI)
 connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE,
