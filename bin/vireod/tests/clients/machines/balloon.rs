@@ -109,7 +109,7 @@ fn what_is_shown_is_what_the_guest_has_and_the_next_daemon_knows_it() {
 fn what_a_guest_tells_of_its_memory_is_shown_with_libvirts_names() {
     let place = Place::new();
     let vireod = place.start();
-    let _guest = place.define("one", "");
+    let _guest = place.define("one", "balloon=tells");
     place.fails(&["dommemstat", "one", "--period", "5", "--live"], &["domain is not running"]);
     place.ok(&["start", "one"]);
     let wanted = [
