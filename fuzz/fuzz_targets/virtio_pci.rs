@@ -23,10 +23,11 @@ use virtio::testing::common::{self, Register};
 use virtio::testing::{Descriptor, DriverRing, FakeDoorbells, FakeLine, FakeMsi};
 use vm_memory::{Bytes as _, GuestAddress};
 
+use self::devices::MEMORY_BYTES;
+
 const BAR: u64 = 0xe000_0000;
 const NOTIFY: u64 = 0x3000;
 const PLACE: DeviceFunction = DeviceFunction::device_zero(1);
-const MEMORY_BYTES: u64 = 0x2_0000;
 /// Where the rings of queue n begin: at n times this.
 const RING_STRIDE: u64 = 0x400;
 const QUEUE_SIZE: u16 = 16;

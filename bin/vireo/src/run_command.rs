@@ -80,6 +80,10 @@ pub(crate) struct RunArguments {
     /// Entropy device that is fed from a file, such as /dev/urandom
     #[arg(long, value_name = "FILE")]
     rng: Option<String>,
+    /// Memory balloon: how much of its memory the guest is to give back, such as 256M; more with commas: deflate_on_oom=on,
+    /// free_page_reporting=on, statistics_period=SECONDS
+    #[arg(long, value_name = "SIZE")]
+    balloon: Option<String>,
     /// Serial port: tty, pty, null, off, file=PATH or socket=PATH [default: tty, or off when there is a --console]
     #[arg(long, value_name = "WHERE")]
     serial: Option<String>,
@@ -132,6 +136,7 @@ impl RunArguments {
             ("cpus", self.cpus.as_ref()),
             ("memory", self.memory.as_ref()),
             ("rng", self.rng.as_ref()),
+            ("balloon", self.balloon.as_ref()),
             ("serial", self.serial.as_ref()),
             ("on-reset", self.on_reset.as_ref()),
         ];
@@ -310,6 +315,7 @@ mod tests {
             a.disk = vec!["/d".into(), "/e,readonly=on".into()];
             a.net = vec!["tap=t0".into()];
             a.rng = Some("/dev/urandom".into());
+            a.balloon = Some("256M,deflate_on_oom=on".into());
             a.serial = Some("null".into());
             a.console = vec!["null,name=a".into()];
             a.on_reset = Some("exit".into());
@@ -318,6 +324,7 @@ mod tests {
         assert_eq!((spec.cpus.count, spec.memory.bytes), (2, 1 << 30));
         assert_eq!((spec.disks.len(), spec.nets.len(), spec.console_ports.len()), (2, 1, 1));
         assert!(spec.rng.is_some() && !has_terminal(&spec));
+        assert!(spec.balloon.is_some_and(|balloon| balloon.bytes == 256 << 20 && balloon.deflate_on_oom));
         assert_eq!(spec.on_reset, machine_spec::spec::OnReset::Exit);
         assert_eq!(config.payload.initramfs, Some("/i".into()));
     }

@@ -27,9 +27,11 @@ pub(crate) fn admit(state: Option<VmState>, action: &Action) -> Result<(), Contr
         (Action::Reboot, Some(state)) => refuse("reboot", state),
         (Action::Shutdown, Some(Running | Paused)) => Ok(()),
         (Action::Shutdown, Some(state)) => refuse("shut down", state),
+        // The driver of a paused guest is told when it goes on.
+        (Action::ChangeBalloon { .. }, Some(Running | Paused)) => Ok(()),
+        (Action::ChangeBalloon { .. }, Some(state)) => refuse("change the balloon of", state),
         // The driver of a paused guest could not be told.
-        (Action::ResizeDisk { .. } | Action::ResizeBalloon { .. }, Some(Running)) => Ok(()),
-        (Action::ResizeBalloon { .. }, Some(state)) => refuse("resize the balloon of", state),
+        (Action::ResizeDisk { .. }, Some(Running)) => Ok(()),
         (Action::ResizeDisk { .. }, Some(state)) => refuse("resize a disk of", state),
         // The driver of a paused guest is told when it goes on.
         (Action::SetLink { .. }, Some(Running | Paused)) => Ok(()),
@@ -57,8 +59,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_running_machine_is_resized() {
-        assert_eq!(admitted(&Action::ResizeBalloon { bytes: 0 }), [Some(VmState::Running)]);
+    fn only_a_machine_with_a_guest_is_resized() {
+        let balloon = Action::ChangeBalloon { bytes: Some(0), statistics_period: None };
+        assert_eq!(admitted(&balloon), [Some(VmState::Running), Some(VmState::Paused)]);
         assert_eq!(admitted(&Action::ResizeDisk { id: String::new(), bytes: 0 }), [Some(VmState::Running)]);
     }
 

@@ -32,10 +32,12 @@ pub enum Action {
     Info,
     /// Device counters.
     Counters,
-    /// Set how large the balloon is to be.
-    ResizeBalloon {
-        /// Its new size in bytes.
-        bytes: u64,
+    /// Change the balloon; what is absent stays.
+    ChangeBalloon {
+        /// How large it is to be, in bytes.
+        bytes: Option<u64>,
+        /// How often the guest's figures are renewed, in seconds.
+        statistics_period: Option<u32>,
     },
     /// Make a disk larger.
     ResizeDisk {

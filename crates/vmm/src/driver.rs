@@ -23,12 +23,16 @@ use machine_spec::MachineSpec;
 use machine_spec::spec::OnReset;
 use platform::VmRequest;
 use platform::worker::WorkerHandle;
+use virtio::balloon::BalloonHandle;
 
 use crate::admission::admit;
 use crate::control::{Action, ControlError, Controller, Reply, Request, VmState};
 use crate::event_monitor::{Cause, Event, EventMonitor};
 use crate::machine::{BuildError, HostResources, Machine};
 use crate::vcpu_thread::{EventSink, First, GuestEvent};
+
+/// The balloon's size is told at most this often: its guest may change it all the time.
+const BALLOON_NEWS: Duration = Duration::from_secs(1);
 
 /// How the life of the process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +80,9 @@ pub(crate) struct VmDriver {
     worker: WorkerHandle,
     monitor: Option<EventMonitor>,
     channels: Channels,
+    /// When the balloon's size was told last, and when it is to be told next.
+    balloon_told: Option<Instant>,
+    balloon_due: Option<Instant>,
 }
 
 /// Least time between two tellings of which channels are open.
@@ -134,7 +141,17 @@ impl VmDriver {
     /// A driver whose machines' devices work on `worker`, and which tells `monitor` what happens.
     pub(crate) fn new(worker: WorkerHandle, monitor: Option<EventMonitor>) -> Self {
         let (post, inputs) = mpsc::channel();
-        Self { inputs, post, description: None, machines: 0, worker, monitor, channels: Channels::default() }
+        Self {
+            inputs,
+            post,
+            description: None,
+            machines: 0,
+            worker,
+            monitor,
+            channels: Channels::default(),
+            balloon_told: None,
+            balloon_due: None,
+        }
     }
 
     /// The door for clients.
@@ -162,9 +179,10 @@ impl VmDriver {
         Ok(())
     }
 
-    /// The next input; none when it is time to tell of channels.
+    /// The next input; none when it is time to tell of channels or the balloon.
     fn next(&self) -> Option<Input> {
-        let received = match self.channels.due {
+        let due = [self.channels.due, self.balloon_due].into_iter().flatten().min();
+        let received = match due {
             None => self.inputs.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(due) => self.inputs.recv_timeout(due.saturating_duration_since(Instant::now())),
         };
@@ -174,6 +192,17 @@ impl VmDriver {
             Err(RecvTimeoutError::Disconnected) => {
                 unreachable!("the driver holds a sender of its own queue")
             }
+        }
+    }
+
+    /// Says what it is time for.
+    fn tell_due(&mut self) {
+        let now = Instant::now();
+        if self.channels.due.is_some_and(|due| due <= now) {
+            self.tell_channels();
+        }
+        if self.balloon_due.is_some_and(|due| due <= now) {
+            self.tell_balloon();
         }
     }
 
@@ -208,7 +237,7 @@ impl VmDriver {
     pub(crate) fn run(mut self) -> ExitStatus {
         loop {
             let Some(input) = self.next() else {
-                self.tell_channels();
+                self.tell_due();
                 continue;
             };
             let ended = match input {
@@ -232,6 +261,21 @@ impl VmDriver {
             if let Some(status) = ended {
                 return status;
             }
+        }
+    }
+
+    /// The balloon's size has changed: it is told, now or when it may be.
+    fn balloon_changed(&mut self) {
+        let now = Instant::now();
+        self.balloon_due = Some(self.balloon_told.map_or(now, |told| now.max(told + BALLOON_NEWS)));
+    }
+
+    fn tell_balloon(&mut self) {
+        self.balloon_due = None;
+        let live = self.description.as_ref().and_then(|description| description.live.as_ref());
+        if let Some(bytes) = live.and_then(|live| live.machine.balloon()).map(BalloonHandle::take_change) {
+            self.balloon_told = Some(Instant::now());
+            self.tell(&Event::BalloonChanged(bytes));
         }
     }
 
@@ -293,7 +337,9 @@ impl VmDriver {
             }
             Action::PowerButton => self.live()?.machine.press_power_button(),
             Action::Nmi => self.live()?.machine.inject_nmi().map_err(ControlError::Failed)?,
-            Action::ResizeBalloon { bytes } => self.resize_balloon(bytes).map_err(ControlError::Failed)?,
+            Action::ChangeBalloon { bytes, statistics_period } => {
+                self.change_balloon(bytes, statistics_period).map_err(ControlError::Failed)?;
+            }
             Action::ResizeDisk { id, bytes } => {
                 self.live()?.machine.resize_disk(&id, bytes).map_err(ControlError::Failed)?;
             }
@@ -303,16 +349,23 @@ impl VmDriver {
         Ok(Reply::Done)
     }
 
-    /// Tells the guest how large its balloon is to be. The description has the new size, so a reboot keeps it.
-    fn resize_balloon(&mut self, bytes: u64) -> Result<(), String> {
+    /// Tells the guest how large its balloon is to be. The description has the new size and period, so a reboot keeps them.
+    fn change_balloon(&mut self, bytes: Option<u64>, statistics_period: Option<u32>) -> Result<(), String> {
         let Some(Description { spec, live: Some(live) }) = &mut self.description else {
             return Err("the machine does not run".to_owned());
         };
         let balloon = spec.balloon.as_mut().ok_or(
             "the machine has no balloon: describe one when it is created, also if it is to be empty at first",
         )?;
-        *balloon = balloon.resized(bytes, &spec.memory).map_err(|error| error.to_string())?;
-        live.machine.resize_balloon(bytes);
+        let handle = live.machine.balloon().ok_or("the machine has no balloon")?;
+        if let Some(bytes) = bytes {
+            *balloon = balloon.resized(bytes, &spec.memory).map_err(|error| error.to_string())?;
+            handle.set_target(bytes);
+        }
+        if let Some(seconds) = statistics_period {
+            balloon.statistics_period = seconds;
+            handle.set_statistics_period(Duration::from_secs(seconds.into()));
+        }
         Ok(())
     }
 
@@ -398,6 +451,10 @@ impl VmDriver {
                 let earliest = self.channels.last.map(|last| last + CHANNELS_PAUSE);
                 let now = Instant::now();
                 self.channels.due.get_or_insert(earliest.map_or(now, |earliest| earliest.max(now)));
+                None
+            }
+            GuestEvent::BalloonChanged => {
+                self.balloon_changed();
                 None
             }
             GuestEvent::Crashed(report) => {

@@ -3,7 +3,7 @@
 //!
 //! Keys and names are those of Cloud Hypervisor's event monitor (docs/event-monitoring there): `timestamp` (since the process
 //! started), `source`, `event`, `properties`. Additions: `crashed`, `channels` (those that the guest
-//! has open; at most ten times a second), and in `properties` who asked for a reboot or shutdown. A
+//! has open; at most ten times a second), `balloon-changed` (at most once a second), and in `properties` who asked for a reboot or shutdown. A
 //! supervisor that comes late, or comes back, finds in the file what it has missed, also how a process ended that was not its
 //! child. A guest can restart without end, so a file that has grown long is emptied and begun anew.
 
@@ -39,6 +39,8 @@ pub(crate) enum Event<'a> {
     Resumed,
     /// Built anew around the same host resources.
     Rebooted(Cause),
+    /// The guest has changed how many bytes its balloon holds.
+    BalloonChanged(u64),
     /// There are no vCPUs any more.
     Shutdown(Cause),
     Deleted,
@@ -73,6 +75,7 @@ impl EventMonitor {
             Event::Paused => ("paused", Value::Null),
             Event::Resumed => ("resumed", Value::Null),
             Event::Rebooted(cause) => ("rebooted", cause.properties()),
+            Event::BalloonChanged(bytes) => ("balloon-changed", json!({ "actual_bytes": bytes })),
             Event::Shutdown(cause) => ("shutdown", cause.properties()),
             Event::Deleted => ("deleted", Value::Null),
             Event::Crashed(report) => ("crashed", json!({ "report": report })),

@@ -42,6 +42,8 @@ pub(crate) enum GuestEvent {
     Crashed(String),
     /// It has opened or closed channels.
     Channels,
+    /// It has changed how much its balloon holds. Said once until somebody looks.
+    BalloonChanged,
 }
 
 /// The address spaces that every vCPU reaches.

@@ -51,7 +51,7 @@ fn define(daemon: &Daemon, directory: &Path, name: &str) -> Result<()> {
 }
 
 /// The guest's shell by `virsh console`, as a person has it: on a terminal.
-fn console(daemon: &Daemon, name: &str) -> Result<Guest> {
+pub(crate) fn console(daemon: &Daemon, name: &str) -> Result<Guest> {
     let mut command = Command::new("script");
     let virsh = format!("virsh -c '{}' console {name}", daemon.uri());
     command.args(["--quiet", "--return", "--flush", "--command", &virsh, "/dev/null"]).env("TERM", "dumb");
@@ -61,7 +61,7 @@ fn console(daemon: &Daemon, name: &str) -> Result<Guest> {
 }
 
 /// Ends the console: the guest goes on.
-fn leave(mut console: Guest) -> Result<()> {
+pub(crate) fn leave(mut console: Guest) -> Result<()> {
     console.type_line("\x1d")?;
     console.expect_exit(0)
 }

@@ -14,6 +14,7 @@ mod faults;
 mod guest;
 mod lifecycle;
 mod limits;
+mod memory;
 mod network;
 mod storage;
 
@@ -31,7 +32,14 @@ fn test(name: &str, body: impl FnOnce() -> anyhow::Result<()> + Send + 'static) 
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let devices = [devices::tests(), disks::tests(), storage::tests(), domains::tests(), limits::tests()];
+    let devices = [
+        devices::tests(),
+        disks::tests(),
+        storage::tests(),
+        domains::tests(),
+        memory::tests(),
+        limits::tests(),
+    ];
     let tests = [boot::tests(), lifecycle::tests(), control::tests(), faults::tests()]
         .into_iter()
         .chain(devices)

@@ -1,5 +1,6 @@
 //! Running machines, as clients see them. The machine's process is `mock_machine`: everything but the guest is real.
 
+mod balloon;
 mod cards;
 mod usage;
 

@@ -26,10 +26,12 @@ pub(crate) mod running;
 pub(crate) mod summary;
 pub(crate) mod tune;
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use libvirt_xml::Uuid;
 use libvirt_xml::domain::Domain as Definition;
+use libvirt_xml::size::Kib;
 
 pub(crate) use self::error::DomainError;
 pub(crate) use self::registry::{Change, Domains};
@@ -89,7 +91,9 @@ pub(crate) struct Live {
     pub(crate) id: i32,
     /// What it does.
     pub(crate) status: Status,
-    /// The definition that it was started from, completed by what it has got.
+    /// What its guest has put into the balloon, KiB.
+    pub(crate) ballooned: u64,
+    /// The definition that it was started from, completed by what it has got, with what is demanded of it now.
     document: Arc<Document>,
     /// Where its consoles and channels are.
     pub(crate) consoles: Arc<[Console]>,
@@ -174,7 +178,7 @@ impl Domain {
         machine: &Arc<Machine>,
     ) -> Self {
         let (document, machine) = (Arc::new(document), Arc::clone(machine));
-        let live = Live { id, status, document, consoles: Arc::default(), machine };
+        let live = Live { id, status, ballooned: 0, document, consoles: Arc::default(), machine };
         Self { live: Some(live), ..self.clone() }
     }
 
@@ -187,6 +191,12 @@ impl Domain {
     /// The same domain, its machine in another state.
     pub(crate) fn with_status(&self, status: Status) -> Self {
         let live = self.live.clone().map(|live| Live { status, ..live });
+        Self { live, ..self.clone() }
+    }
+
+    /// The same domain, its guest with so many KiB in the balloon.
+    pub(crate) fn with_ballooned(&self, ballooned: u64) -> Self {
+        let live = self.live.clone().map(|live| Live { ballooned, ..live });
         Self { live, ..self.clone() }
     }
 
@@ -281,11 +291,27 @@ impl Domain {
         }
     }
 
-    /// A document as text; without `secrets`, passwords are left out.
-    pub(crate) fn document(&self, form: Form, secrets: bool) -> Result<&str, DomainError> {
+    /// A document as text; without `secrets`, passwords are left out. That of a running machine says as current memory what its
+    /// guest has now, as libvirt's does: what is demanded is where the guest is going.
+    pub(crate) fn document(&self, form: Form, secrets: bool) -> Result<Cow<'_, str>, DomainError> {
         let document = self.form(form)?;
+        if self.live.is_some() && form != Form::Defined {
+            let current = self.current_memory()?;
+            if current != self.summary(form)?.current_memory {
+                let mut definition = self.definition(form)?;
+                definition.current_memory = Some(Kib(current));
+                let shown = if secrets { definition } else { definition.without_secrets() };
+                return Ok(Cow::Owned(shown.to_xml()));
+            }
+        }
         let public = if secrets { None } else { self.summary(form)?.public.as_deref() };
-        Ok(public.unwrap_or(&document.text))
+        Ok(Cow::Borrowed(public.unwrap_or(&document.text)))
+    }
+
+    /// The memory that the guest of a running machine has, or that a guest is to have, KiB.
+    pub(crate) fn current_memory(&self) -> Result<u64, DomainError> {
+        let summary = self.summary(Form::Present)?;
+        Ok(self.live.as_ref().map_or(summary.current_memory, |live| summary.left_by(live.ballooned)))
     }
 
     /// A document, to be looked at in all its parts.

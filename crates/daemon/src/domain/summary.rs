@@ -9,6 +9,8 @@ use libvirt_xml::domain::disk::{Disk, DiskType, ImageFormat};
 use libvirt_xml::domain::interface::Interface;
 use parking_lot::Mutex;
 
+use super::machine::balloon_demands;
+
 /// A file whose last change is younger could change once more under the same time stamp.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -95,8 +97,10 @@ impl Eq for KnownCapacity {}
 pub(crate) struct Summary {
     /// KiB.
     pub(crate) memory: u64,
-    /// What the balloon leaves, KiB.
+    /// What the balloon is to leave, KiB.
     pub(crate) current_memory: u64,
+    /// Whether there is a balloon.
+    pub(crate) balloon: bool,
     /// vCPUs at start.
     pub(crate) vcpus: u32,
     /// vCPUs that there can be.
@@ -122,6 +126,7 @@ impl Summary {
         Self {
             memory,
             current_memory: definition.current_memory.map_or(memory, |current| current.0),
+            balloon: balloon_demands(definition).is_some(),
             vcpus: definition.current_vcpus(),
             max_vcpus: definition.max_vcpus(),
             os_type: definition.os.kind.name.to_string(),
@@ -133,6 +138,11 @@ impl Summary {
             }),
             public: (public != *definition).then(|| public.to_xml().into_boxed_str()),
         }
+    }
+
+    /// The memory that a balloon with so many KiB leaves, KiB. A guest may claim anything.
+    pub(crate) fn left_by(&self, ballooned: u64) -> u64 {
+        self.memory.saturating_sub(ballooned)
     }
 
     /// The disk that a client names by its target or its path.

@@ -1,13 +1,14 @@
 //! Changes of numbers of a definition: memory, vCPUs, and the processors of the host that they may use.
 
 use libvirt_xml::domain::Domain as Definition;
+use libvirt_xml::domain::device::{BalloonStats, MemballoonModel};
 use libvirt_xml::domain::tuning::{EmulatorPin, Memory, VcpuCount, VcpuPin};
 use libvirt_xml::size::Kib;
 use libvirt_xml::{NumberSet, YesNo};
 
 use super::DomainError;
 
-/// Sets the memory that the balloon leaves, KiB.
+/// Sets the memory that the balloon is to leave, KiB.
 pub(crate) fn set_memory(definition: &mut Definition, kib: u64) -> Result<(), DomainError> {
     if kib == 0 {
         return Err(DomainError::Argument("memory must not be 0".to_owned()));
@@ -30,6 +31,17 @@ pub(crate) fn set_max_memory(definition: &mut Definition, kib: u64) -> Result<()
     }
     definition.memory.get_or_insert_with(Memory::default).size = Kib(kib);
     definition.current_memory = definition.current_memory.map(|current| current.min(Kib(kib)));
+    Ok(())
+}
+
+/// Sets how often the guest tells figures about its memory, seconds; 0: when it is asked.
+pub(crate) fn set_statistics_period(definition: &mut Definition, seconds: u32) -> Result<(), DomainError> {
+    let balloon = definition.devices.memballoon.as_mut();
+    let balloon = balloon.filter(|balloon| balloon.model != MemballoonModel::None).ok_or_else(|| {
+        let message = "Memory balloon model must be virtio to set the collection period";
+        DomainError::Invalid(message.to_owned())
+    })?;
+    balloon.stats = Some(BalloonStats { period: seconds }).filter(|stats| stats.period != 0);
     Ok(())
 }
 

@@ -37,6 +37,8 @@ pub enum MachineEvent {
     Resumed,
     /// The machine was reset.
     Rebooted(Cause),
+    /// The guest has so many bytes in its balloon.
+    BalloonChanged(u64),
     /// The machine is off.
     Shutdown(Cause),
     /// The guest, or the host under it, could not go on.
@@ -66,6 +68,9 @@ impl MachineEvent {
             (Some("vm"), Some("paused")) => Self::Paused,
             (Some("vm"), Some("resumed")) => Self::Resumed,
             (Some("vm"), Some("rebooted")) => Self::Rebooted(cause),
+            (Some("vm"), Some("balloon-changed")) => {
+                properties["actual_bytes"].as_u64().map_or(Self::Other, Self::BalloonChanged)
+            }
             (Some("vm"), Some("shutdown")) => Self::Shutdown(cause),
             (Some("vm"), Some("channels")) => {
                 let open = properties["open"].as_array().map(Vec::as_slice).unwrap_or_default();

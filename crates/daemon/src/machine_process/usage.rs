@@ -85,14 +85,20 @@ impl DiskUsage {
 }
 
 /// What a machine's devices have counted.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
 pub struct DeviceUsage(VmCounters);
 
 impl DeviceUsage {
     /// Asks the process; nothing if it does not answer in time, or not with counters.
     pub async fn ask(control: &ControlClient, patience: Duration) -> Option<Self> {
         let answer = tokio::time::timeout(patience, control.get("vm.counters")).await.ok()?.ok()?;
-        serde_json::from_value(answer).ok().map(Self)
+        serde_json::from_value(answer).ok()
+    }
+
+    /// What the balloon has done, if there is one.
+    pub fn balloon(&self) -> Option<BalloonUsage<'_>> {
+        self.0.get("_balloon").map(BalloonUsage)
     }
 
     /// What the disk with that identifier has done.
@@ -113,6 +119,27 @@ impl DeviceUsage {
     }
 }
 
+/// What a balloon has done, and what its guest says of its memory. Names of figures are those of `vm.counters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BalloonUsage<'a>(&'a BTreeMap<String, u64>);
+
+impl BalloonUsage<'_> {
+    /// How much is in the balloon, bytes.
+    pub fn actual_bytes(&self) -> Option<u64> {
+        self.figure("actual_bytes")
+    }
+
+    /// How long ago the guest told its figures; nothing if it has not.
+    pub fn age(&self) -> Option<Duration> {
+        self.figure("statistics_age_ms").map(Duration::from_millis)
+    }
+
+    /// A figure of the guest's: bytes, or a count.
+    pub fn figure(&self, name: &str) -> Option<u64> {
+        self.0.get(name).copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -122,7 +149,7 @@ mod tests {
     use crate::machine_process::stand_in::{StandIn, Work};
 
     fn devices(counters: serde_json::Value) -> Option<DeviceUsage> {
-        serde_json::from_value(counters).ok().map(DeviceUsage)
+        serde_json::from_value(counters).ok()
     }
 
     #[test]

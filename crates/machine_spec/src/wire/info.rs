@@ -55,6 +55,10 @@ wire_object! {
         /// How much of its memory the guest is to give back to the host, in bytes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub desired_balloon: Option<u64>,
+        /// How often the guest's figures are renewed from now on, in seconds, as in [`super::BalloonConfig`] (an addition to
+        /// Cloud Hypervisor's API).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub balloon_statistics_period: Option<u32>,
     }
     unsupported {
         desired_vcpus,

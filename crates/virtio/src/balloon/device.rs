@@ -42,6 +42,9 @@ pub struct BalloonConfig {
     pub free_page_reporting: bool,
     /// How often figures are asked for; zero: only by [`BalloonHandle::request_statistics`].
     pub statistics_period: Duration,
+    /// Called when the driver has said that the balloon has another size, on whichever thread that was seen, with the function's
+    /// lock held; then not again before [`BalloonHandle::take_change`] was.
+    pub changed: Option<Box<dyn Fn() + Send + Sync>>,
     /// Who works on the queues.
     pub worker: WorkerHandle,
 }
@@ -75,6 +78,13 @@ pub(super) struct Shared {
     actual: AtomicU32,
     /// How many there are.
     memory_pages: u32,
+    /// The target was set while nobody could tell the driver.
+    target_untold: AtomicBool,
+    /// Who hears of another size, and whether they have not looked since.
+    changed: Option<Box<dyn Fn() + Send + Sync>>,
+    change_untaken: AtomicBool,
+    /// How often figures are asked for; held for a copy, or while the timer is set.
+    statistics_period: Mutex<Duration>,
     pub(super) counters: BalloonCounters,
     /// Held for a copy only.
     pub(super) statistics: Mutex<Option<Statistics>>,
@@ -91,6 +101,7 @@ pub(super) struct Shared {
 struct Wires {
     events: Option<Arc<dyn DeviceEvents>>,
     statistics: Option<Arc<OwnedFd>>,
+    timer: Option<Arc<OwnedFd>>,
 }
 
 impl Shared {
@@ -100,6 +111,16 @@ impl Shared {
         let kick = self.wires.lock().statistics.clone();
         if let Some(kick) = kick {
             wake(&kick);
+        }
+    }
+
+    fn set_actual(&self, pages: u32) {
+        let before = self.actual.swap(pages, Ordering::Relaxed);
+        if before != pages
+            && let Some(changed) = &self.changed
+            && !self.change_untaken.swap(true, Ordering::AcqRel)
+        {
+            changed();
         }
     }
 
@@ -133,10 +154,34 @@ impl BalloonHandle {
     /// guest memory. Not to be called with the function's lock held.
     pub fn set_target(&self, bytes: u64) {
         self.shared.target.store(self.shared.pages_of(bytes), Ordering::Relaxed);
+        self.shared.target_untold.store(true, Ordering::Relaxed);
+        self.tell_target();
+    }
+
+    /// Tells the driver a target that was set while the device was paused. Not to be called with the function's lock held.
+    pub fn tell_target(&self) {
         // The guard is dropped at the end of this statement: the core may take locks of its own.
         let events = self.shared.wires.lock().events.clone();
-        if let Some(events) = events {
+        if let Some(events) = events
+            && self.shared.target_untold.swap(false, Ordering::Relaxed)
+        {
             events.config_changed();
+        }
+    }
+
+    /// How large the balloon is after a change, in bytes; the next change is told again.
+    pub fn take_change(&self) -> u64 {
+        self.shared.change_untaken.store(false, Ordering::Release);
+        self.actual_bytes()
+    }
+
+    /// Sets how often figures are asked for from now on; zero: only by [`BalloonHandle::request_statistics`].
+    pub fn set_statistics_period(&self, period: Duration) {
+        let mut current = self.shared.statistics_period.lock();
+        *current = period;
+        let timer = self.shared.wires.lock().timer.clone();
+        if let Some(timer) = timer {
+            timer::set(&*timer, period, period);
         }
     }
 
@@ -167,7 +212,6 @@ pub struct Balloon {
     traits: DeviceTraits,
     shared: Arc<Shared>,
     pages: Arc<dyn HostPages>,
-    statistics_period: Duration,
     worker: WorkerHandle,
     running: Running<BalloonTask>,
     /// Queues that the driver has enabled and that have no use.
@@ -190,6 +234,7 @@ impl Balloon {
             deflate_on_oom,
             free_page_reporting,
             statistics_period,
+            changed,
             worker,
         } = config;
         let offered = [
@@ -208,6 +253,10 @@ impl Balloon {
             target: AtomicU32::new(0),
             actual: AtomicU32::new(0),
             memory_pages: u32::try_from(bytes / PAGE_BYTES).unwrap_or(u32::MAX),
+            target_untold: AtomicBool::new(false),
+            changed,
+            change_untaken: AtomicBool::new(false),
+            statistics_period: Mutex::new(statistics_period),
             counters: BalloonCounters::default(),
             statistics: Mutex::new(None),
             statistics_wanted: AtomicBool::new(false),
@@ -215,15 +264,7 @@ impl Balloon {
             wires: Mutex::default(),
         };
         shared.target.store(shared.pages_of(target_bytes), Ordering::Relaxed);
-        Self {
-            traits,
-            shared: Arc::new(shared),
-            pages,
-            statistics_period,
-            worker,
-            running: Running::new(),
-            idle: Vec::new(),
-        }
+        Self { traits, shared: Arc::new(shared), pages, worker, running: Running::new(), idle: Vec::new() }
     }
 
     /// A handle for size, figures and counters.
@@ -254,7 +295,7 @@ impl VirtioDevice for Balloon {
                 *place = *byte;
             }
         }
-        self.shared.actual.store(u32::from_le_bytes(actual), Ordering::Relaxed);
+        self.shared.set_actual(u32::from_le_bytes(actual));
     }
 
     fn start(&mut self, activation: Activation) -> Result<(), StartError> {
@@ -272,14 +313,20 @@ impl VirtioDevice for Balloon {
         }
         let statistics = used.iter().find(|(_, role)| *role == Role::Statistics);
         let statistics = statistics.map(|(queue, _)| Arc::clone(&queue.kick));
-        let period = self.statistics_period;
-        let timed = statistics.is_some() && !period.is_zero();
-        let timer = timed.then(|| timer::periodic(period)).transpose();
+        // Without a period it stands still until there is one.
+        let timer = statistics.is_some().then(timer::idle).transpose();
         let (timer, failed) = match timer {
-            Ok(timer) => (timer, None),
+            Ok(timer) => (timer.map(Arc::new), None),
             Err(source) => (None, Some(source)),
         };
-        *self.shared.wires.lock() = Wires { events: Some(Arc::clone(&events)), statistics };
+        {
+            let period = self.shared.statistics_period.lock();
+            if let Some(timer) = timer.as_ref().filter(|_| !period.is_zero()) {
+                timer::set(&**timer, *period, *period);
+            }
+            let (events, timer) = (Some(Arc::clone(&events)), timer.clone());
+            *self.shared.wires.lock() = Wires { events, statistics, timer };
+        }
         let task =
             BalloonTask::new(Arc::clone(&self.shared), Arc::clone(&self.pages), memory, events, used, timer);
         // Attached in any case, so that the queues come back.
@@ -300,18 +347,24 @@ impl VirtioDevice for Balloon {
     }
 
     fn reset(&mut self) {
-        let Self { traits: _, shared, pages, statistics_period: _, worker: _, running, idle } = self;
+        let Self { traits: _, shared, pages, worker: _, running, idle } = self;
         let Shared {
             target: _,
-            actual,
+            actual: _,
             memory_pages: _,
+            target_untold,
+            changed: _,
+            change_untaken: _,
+            statistics_period: _,
             counters: _,
             statistics,
             statistics_wanted,
             statistics_known,
             wires,
         } = &**shared;
-        actual.store(0, Ordering::Relaxed);
+        shared.set_actual(0);
+        // The next driver reads it anyway.
+        target_untold.store(false, Ordering::Relaxed);
         *statistics.lock() = None;
         statistics_wanted.store(false, Ordering::Relaxed);
         statistics_known.store(false, Ordering::Relaxed);

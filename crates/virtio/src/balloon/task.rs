@@ -31,7 +31,7 @@ pub(super) struct BalloonTask {
     queues: Vec<Work>,
     events: Arc<dyn DeviceEvents>,
     /// Runs out when figures are wanted again.
-    timer: Option<OwnedFd>,
+    timer: Option<Arc<OwnedFd>>,
     /// The guest broke a queue, or the task is leaving.
     quiet: bool,
 }
@@ -69,7 +69,7 @@ impl BalloonTask {
         memory: Arc<GuestMemory>,
         events: Arc<dyn DeviceEvents>,
         queues: Vec<(ActiveQueue, Role)>,
-        timer: Option<OwnedFd>,
+        timer: Option<Arc<OwnedFd>>,
     ) -> Self {
         let queues = queues.into_iter().map(|(active, role)| Work { active, role, held: None }).collect();
         Self { common: Common { shared, pages, memory }, queues, events, timer, quiet: false }

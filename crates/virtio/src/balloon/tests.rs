@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -61,6 +62,8 @@ struct Rig {
     driver: FakeDriver,
     handle: BalloonHandle,
     host: Arc<FakeHost>,
+    /// How often another size was told.
+    changes: Arc<AtomicUsize>,
     _worker: Worker,
 }
 
@@ -69,6 +72,8 @@ fn rig_with(features: u64, period: Duration) -> Rig {
     let host = Arc::<FakeHost>::default();
     let bytes = u64::from(PAGES) * PAGE_BYTES;
     let memory = GuestMemory::from_ranges(&[(GuestAddress(0), usize::try_from(bytes).unwrap())]);
+    let changes = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&changes);
     let balloon = Balloon::new(BalloonConfig {
         pages: Arc::clone(&host) as _,
         memory: Arc::new(memory.unwrap()),
@@ -76,13 +81,16 @@ fn rig_with(features: u64, period: Duration) -> Rig {
         deflate_on_oom: true,
         free_page_reporting: true,
         statistics_period: period,
+        changed: Some(Box::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        })),
         worker: worker.handle(),
     });
     let handle = balloon.handle();
     let mut driver = FakeDriver::new(Box::new(balloon));
     driver.initialize(features);
     host.take();
-    Rig { driver, handle, host, _worker: worker }
+    Rig { driver, handle, host, changes, _worker: worker }
 }
 
 fn rig() -> Rig {
@@ -153,6 +161,38 @@ fn the_driver_is_told_the_target_and_tells_how_far_it_came() {
     assert_eq!(rig.handle.actual_bytes(), all, "no balloon is larger than memory");
     rig.handle.set_target(u64::MAX);
     assert_eq!(rig.handle.target_bytes(), all);
+}
+
+#[test]
+fn a_target_that_is_set_during_a_pause_is_told_after_it() {
+    let mut rig = rig();
+    rig.driver.pause();
+    let before = rig.driver.msi.sent(0);
+    rig.handle.set_target(7 * PAGE_BYTES);
+    assert_eq!(rig.driver.msi.sent(0), before, "nobody listens");
+    rig.driver.resume();
+    rig.handle.tell_target();
+    rig.driver.msi.wait_more(0, before);
+    assert_eq!(rig.config(), (7, 0));
+    let told = rig.driver.msi.sent(0);
+    rig.handle.tell_target();
+    assert_eq!(rig.driver.msi.sent(0), told, "once");
+}
+
+#[test]
+fn another_size_is_told_once_until_somebody_looks() {
+    let mut rig = rig();
+    let told = |rig: &Rig| rig.changes.load(Ordering::Relaxed);
+    rig.driver.write_config(4, &0u32.to_le_bytes());
+    assert_eq!(told(&rig), 0, "the same size");
+    for pages in 1..100u32 {
+        rig.driver.write_config(4, &pages.to_le_bytes());
+    }
+    assert_eq!((told(&rig), rig.handle.take_change()), (1, 99 * PAGE_BYTES));
+    rig.driver.write_config(4, &99u32.to_le_bytes());
+    assert_eq!(told(&rig), 1);
+    rig.driver.reset();
+    assert_eq!((told(&rig), rig.handle.take_change()), (2, 0), "a reset empties it");
 }
 
 #[test]
@@ -314,6 +354,29 @@ fn a_timer_asks_for_figures_again_and_again() {
 }
 
 #[test]
+fn how_often_figures_are_asked_for_is_changed_while_the_driver_works() {
+    let mut rig = rig();
+    let mut totals = 1..;
+    let mut supply = |rig: &mut Rig| {
+        let total = totals.next().unwrap();
+        rig.driver.add(STATISTICS_QUEUE, &[Piece::Out(&figure(5, total))]);
+        rig.driver.kick(STATISTICS_QUEUE);
+        rig.wait_total(total);
+    };
+    supply(&mut rig);
+    rig.handle.set_statistics_period(Duration::from_millis(5));
+    for _ in 0..3 {
+        rig.driver.wait_used(STATISTICS_QUEUE);
+        supply(&mut rig);
+    }
+    rig.driver.pause();
+    rig.handle.set_statistics_period(Duration::ZERO);
+    rig.handle.set_statistics_period(Duration::from_millis(4));
+    rig.driver.resume();
+    rig.driver.wait_used(STATISTICS_QUEUE);
+}
+
+#[test]
 fn a_reset_empties_the_balloon_and_keeps_the_target() {
     let mut rig = rig();
     rig.send(INFLATE, &[1, 2]);
@@ -342,6 +405,7 @@ fn only_what_was_asked_for_is_offered() {
         deflate_on_oom: false,
         free_page_reporting: false,
         statistics_period: Duration::ZERO,
+        changed: None,
         worker: worker.handle(),
     });
     assert_eq!(FakeDriver::new(Box::new(plain)).offered() & 0xff_ffff, FEATURE_STATISTICS);

@@ -183,7 +183,8 @@ fn the_schemas_are_the_wire_types() {
         VmmPingResponse { build_version: String::new(), version: String::new(), pid: 1, features: vec![] };
     check_object(&document, "VmmPingResponse", &ping);
     check_object(&document, "VmInfo", &VmInfo { config, state: VmState::Created, memory_actual_size: 0 });
-    check_object(&document, "VmResize", &VmResize { desired_balloon: Some(1) });
+    let resize = VmResize { desired_balloon: Some(1), balloon_statistics_period: Some(1) };
+    check_object(&document, "VmResize", &resize);
     check_object(&document, "VmSetLink", &VmSetLink { id: "n".into(), up: false });
     check_object(&document, "VmResizeDisk", &VmResizeDisk { id: "d".into(), desired_size: 1 });
     {

@@ -14,7 +14,7 @@ pub(super) enum Endpoint {
     Ping,
     /// Takes a description.
     Create,
-    /// Takes the balloon's size.
+    /// Takes the balloon's size and period.
     Resize,
     /// Takes a disk's identifier and size.
     ResizeDisk,
@@ -91,11 +91,13 @@ pub(super) fn respond(endpoint: Endpoint, body: &[u8], controller: &Controller) 
             Err(response) => return response,
         },
         Endpoint::Resize => match serde_json::from_slice(body) {
-            Ok(VmResize { desired_balloon: Some(bytes) }) => Action::ResizeBalloon { bytes },
-            Ok(VmResize { desired_balloon: None }) => {
+            Ok(VmResize { desired_balloon: None, balloon_statistics_period: None }) => {
                 let message =
                     "vm.resize: no new size: send desired_balloon, the only one that can be changed";
                 return Response::error(Status::BadRequest, message);
+            }
+            Ok(VmResize { desired_balloon: bytes, balloon_statistics_period: statistics_period }) => {
+                Action::ChangeBalloon { bytes, statistics_period }
             }
             Err(error) => return Response::error(Status::BadRequest, &format!("vm.resize: {error}")),
         },

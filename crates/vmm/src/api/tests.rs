@@ -137,7 +137,16 @@ fn every_action_reaches_the_driver_and_is_answered_without_content() {
     let fixture = Fixture::new();
     for (path, body, expected) in [
         ("vm.create", LEAST, "Create"),
-        ("vm.resize", r#"{"desired_balloon":4096,"desired_ram":null}"#, "ResizeBalloon { bytes: 4096 }"),
+        (
+            "vm.resize",
+            r#"{"desired_balloon":4096,"desired_ram":null}"#,
+            "ChangeBalloon { bytes: Some(4096), statistics_period: None }",
+        ),
+        (
+            "vm.resize",
+            r#"{"balloon_statistics_period":5}"#,
+            "ChangeBalloon { bytes: None, statistics_period: Some(5) }",
+        ),
         ("vm.boot", "", "Boot"),
         ("vm.pause", "", "Pause"),
         ("vm.resume", "", "Resume"),

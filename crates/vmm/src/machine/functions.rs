@@ -40,7 +40,7 @@ pub(super) struct Host<'a> {
     pub(super) vm: &'a Arc<Vm>,
     pub(super) pci: &'a Arc<PciRoot>,
     pub(super) worker: WorkerHandle,
-    /// Who hears of channels that are opened and closed.
+    /// Who hears of channels that are opened and closed, and of another size of the balloon.
     pub(super) events: &'a EventSink,
 }
 
@@ -233,6 +233,7 @@ impl Plugger<'_> {
     fn balloon(&mut self, spec: &BalloonSpec) -> Result<(), BuildError> {
         let BalloonSpec { bytes, deflate_on_oom, free_page_reporting, statistics_period } = *spec;
         let memory = Arc::clone(self.host.memory);
+        let events = Arc::clone(self.host.events);
         let balloon = Balloon::new(BalloonConfig {
             pages: Arc::new(ReturnedPages::new(Arc::clone(&memory), self.host.huge_page_bytes)),
             memory,
@@ -240,6 +241,7 @@ impl Plugger<'_> {
             deflate_on_oom,
             free_page_reporting,
             statistics_period: Duration::from_secs(statistics_period.into()),
+            changed: Some(Box::new(move || events(GuestEvent::BalloonChanged))),
             worker: self.host.worker.clone(),
         });
         let counters = Counters::Balloon(balloon.handle());

@@ -152,6 +152,9 @@ impl Machine {
                 tracing::error!(device = function.id, "{error}");
             }
         }
+        if let Some(balloon) = self.balloon() {
+            balloon.tell_target();
+        }
         self.vcpus.run()
     }
 
@@ -191,13 +194,6 @@ impl Machine {
         }
     }
 
-    /// Tells the guest how large its balloon is to be.
-    pub(crate) fn resize_balloon(&self, bytes: u64) {
-        if let Some(balloon) = self.balloon() {
-            balloon.set_target(bytes);
-        }
-    }
-
     /// Names of the channels that somebody in the guest has open.
     pub(crate) fn open_channels(&self) -> Vec<String> {
         // Before the look, so that a change that comes after it is told.
@@ -214,7 +210,7 @@ impl Machine {
         self.balloon().map_or(0, BalloonHandle::actual_bytes)
     }
 
-    fn balloon(&self) -> Option<&BalloonHandle> {
+    pub(crate) fn balloon(&self) -> Option<&BalloonHandle> {
         self.functions.iter().find_map(|function| match &function.counters {
             functions::Counters::Balloon(handle) => Some(handle),
             _ => None,

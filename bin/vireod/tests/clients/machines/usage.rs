@@ -45,7 +45,7 @@ impl Place {
 }
 
 /// The value of a line `name=value` or `name value`.
-fn value(text: &str, name: &str) -> Option<u64> {
+pub(super) fn value(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(['=', ' ', ':']));
     line.map(|value| value.trim().split(' ').next().unwrap().split('.').next().unwrap().parse().unwrap())
 }

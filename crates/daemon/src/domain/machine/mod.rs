@@ -21,9 +21,10 @@
 //! | `console` of type virtio | `console`, then `console_ports` without name |
 //! | `channel` of type unix, pty, file or null | `console_ports` with their names |
 //! | `rng` | `rng` |
+//! | `memballoon`, `currentMemory` | `balloon`: as large as what is to be kept from the guest; the transitional model is refused |
 //! | `on_reboot`, `on_poweroff`, `on_crash` | `on_reset`, [`Lifecycle`] |
 //! | `cputune`, `memtune`, `vcpu/@cpuset`, `cpu/feature` | [`HostDemands`], as far as [`HostAbilities`] go; else refused |
-//! | machine type, PCI addresses, I/O threads, `driver/@io`, vhost, tick policies, balloon, USB controllers, input, video without graphics, empty drives | [`MachinePlan::ignored`] |
+//! | machine type, PCI addresses, I/O threads, `driver/@io`, vhost, tick policies, USB controllers, input, video without graphics, empty drives | [`MachinePlan::ignored`] |
 //! | graphics, TPM, pass-through, CD-ROM with media, other buses and models, limits of disks and interfaces, real-time scheduling | refused |
 //!
 //! The whole list is the table itself. Documents come from clients and are hostile: nothing here panics, and the number of findings is
@@ -47,7 +48,8 @@ use machine_spec::wire::VmConfig;
 
 pub(crate) use self::devices::net_id;
 pub use self::devices::{
-    BackingImage, ConsolePlace, MachineDevice, PlannedConsole, PlannedDevice, TapDemand, TapSource,
+    BackingImage, BalloonDemands, ConsolePlace, MachineDevice, PlannedConsole, PlannedDevice, TapDemand,
+    TapSource, balloon_demands,
 };
 pub use self::host::{CpuDemands, HostDemands, MemoryDemands, RequiredFeature};
 use self::rules::Ability;

@@ -11,6 +11,7 @@ use machine_spec::wire::{
 };
 
 use super::Findings;
+use super::devices::has_balloon;
 use super::walk::numbered;
 
 /// The machine without devices.
@@ -40,6 +41,7 @@ pub(super) fn path_of(object: &str) -> &'static str {
         "memory" => "domain/memory",
         "kernel command line" => "domain/os/cmdline",
         "payload" => "domain/os",
+        "balloon" => "domain/currentMemory",
         "console_ports" | "rng" => "domain/devices",
         _ => "domain",
     }
@@ -75,9 +77,9 @@ fn wire_topology(topology: Topology) -> Option<CpuTopologyConfig> {
 
 fn memory(domain: &Domain, findings: &mut Findings) -> MemoryConfig {
     let kib = domain.memory_kib();
-    if domain.current_memory.is_some_and(|current| current.0 != kib) {
-        let reason = "a part of the memory can't be kept from the guest: there is no balloon";
-        findings.refuse("domain/currentMemory", reason, "make it the same as memory");
+    if domain.current_memory.is_some_and(|current| current.0 < kib) && !has_balloon(domain) {
+        let reason = "without a balloon the guest has all of the memory";
+        findings.refuse("domain/currentMemory", reason, "make it the same as memory, or add a memballoon");
     }
     let backing = domain.memory_backing.clone().unwrap_or_default();
     let access = backing.access.map(|access| access.mode);

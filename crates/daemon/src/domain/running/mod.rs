@@ -16,6 +16,7 @@
 //! |---|---|
 //! | this one | all machines, and what is asked of one |
 //! | `jobs` | one change of a domain's life at a time |
+//! | `balloon` | how much of its memory it has |
 //! | `confine` | what it may use of the host |
 //! | `network` | the interfaces that it has on the host |
 //! | `start` | from a definition to a machine that is watched |
@@ -23,6 +24,7 @@
 //! | `record` | what the next daemon has to know, and how it finds machines |
 //! | `present` | the document of a running machine |
 
+mod balloon;
 mod confine;
 mod jobs;
 mod network;
@@ -70,6 +72,8 @@ pub(crate) enum Notice {
     Reboot,
     /// The agent in the guest has come (or gone): somebody there has opened its channel.
     Agent(bool),
+    /// The balloon leaves the guest so many KiB.
+    Balloon(u64),
 }
 
 /// Whoever wants to hear of it.

@@ -35,6 +35,9 @@ struct LiveRecord {
     consoles: Vec<Console>,
     #[serde(default)]
     taps: Vec<String>,
+    /// KiB.
+    #[serde(default)]
+    ballooned: u64,
     /// Seconds since 1970.
     started: u64,
 }
@@ -51,6 +54,7 @@ pub(in crate::domain) fn text(live: &Live) -> String {
         process: machine.process.identity().clone(),
         consoles: live.consoles.to_vec(),
         taps: machine.taps.clone(),
+        ballooned: live.ballooned,
         started: started.map_or(0, |started| started.as_secs()),
     };
     // Names, numbers and texts always have a form in JSON.
@@ -137,6 +141,7 @@ impl Machines {
         let status = Status { state: record.state, reason: record.reason };
         let document = Document::remembered(record.document);
         let live = domain.with_live(record.id, status, document, &machine).with_consoles(record.consoles);
+        let live = live.with_ballooned(record.ballooned);
         self.domains.change(&self.store, uuid, |_| Ok(Some(live)))?;
         let mut watch = Watch::found(self, uuid, Arc::clone(&machine), requests);
         let starting = status == super::start::STARTING_UP;

@@ -214,6 +214,9 @@ impl Watch {
                 self.set(status);
             }
             self.show_channels(&event);
+            if let Some(ballooned) = ballooned_after(&event) {
+                self.set_ballooned(ballooned);
+            }
             self.remember(event);
         }
         built
@@ -329,6 +332,11 @@ impl Watch {
                 self.machines.tell(&domain, notice);
             }
         }
+        if let Some(ballooned) = ballooned_after(&event)
+            && let Some((domain, current)) = self.set_ballooned(ballooned)
+        {
+            self.machines.tell(&domain, Notice::Balloon(current));
+        }
         self.remember(event);
     }
 
@@ -349,6 +357,19 @@ impl Watch {
         });
         let (before, now) = agent;
         change.ok()?.after.filter(|_| before != now).map(|domain| (domain, now))
+    }
+
+    /// Shows how much the guest has in its balloon, KiB; the domain and its current memory if that is new.
+    fn set_ballooned(&self, ballooned: u64) -> Option<(Arc<Domain>, u64)> {
+        let domains = &self.machines.domains;
+        if domains.by_uuid(self.uuid)?.live()?.ballooned == ballooned {
+            return None;
+        }
+        // As the state is: the next daemon reads it from the events.
+        let change = |before: &Domain| Ok(Some(before.with_ballooned(ballooned)));
+        let domain = domains.change(&self.machines.store, self.uuid, change).ok()?.after?;
+        let current = domain.current_memory().ok()?;
+        Some((domain, current))
     }
 
     /// Shows what the machine does; what it did before, and the domain as it is now.
@@ -447,6 +468,15 @@ fn status_after(event: &MachineEvent) -> Option<(Status, Option<Notice>)> {
         _ => return None,
     };
     Some((Status { state, reason }, notice))
+}
+
+/// What the balloon has after an event, KiB: a guest that starts anew has all of its memory.
+fn ballooned_after(event: &MachineEvent) -> Option<u64> {
+    match event {
+        MachineEvent::BalloonChanged(bytes) => Some(bytes / 1024),
+        MachineEvent::Booted | MachineEvent::Rebooted(_) => Some(0),
+        _ => None,
+    }
 }
 
 /// A request that the machine has not carried out.

@@ -135,7 +135,7 @@ async fn document(
     let form =
         if call.flags & XML_INACTIVE != 0 && domain.is_persistent() { Form::Defined } else { Form::Present };
     let xml = domain.document(form, call.flags & XML_SECURE != 0).map_err(|error| domain_error(&error))?;
-    Ok(DomainGetXmlDescReply { xml: xml.to_owned() })
+    Ok(DomainGetXmlDescReply { xml: xml.into_owned() })
 }
 
 async fn rename(

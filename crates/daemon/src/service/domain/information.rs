@@ -72,7 +72,7 @@ async fn information(
     Ok(DomainGetInfoReply {
         state: domain.status().state,
         max_mem: summary.memory,
-        memory: summary.current_memory,
+        memory: domain.current_memory().map_err(|error| domain_error(&error))?,
         nr_virt_cpu: u16::try_from(summary.vcpus).unwrap_or(u16::MAX),
         cpu_time,
     })

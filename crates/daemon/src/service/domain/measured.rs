@@ -1,7 +1,7 @@
 //! What one running machine has used.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use libvirt_rpc::RpcError;
 use libvirt_rpc::limits::{CPUMAPS_MAX, VCPUINFO_MAX};
@@ -16,7 +16,7 @@ use super::{domain_error, not_running, only, usage};
 use crate::domain::Domain;
 use crate::machine_process::confinement::ConfinementError;
 use crate::machine_process::threads::ProcessThreads;
-use crate::machine_process::usage::{DeviceUsage, DiskUsage, ProcessUsage};
+use crate::machine_process::usage::{BalloonUsage, DeviceUsage, DiskUsage, ProcessUsage};
 use crate::service::{Daemon, asked, count, host_error};
 
 /// How long a machine's process may take to say what its devices have done. It only reads numbers.
@@ -137,11 +137,28 @@ async fn memory_statistics(
 ) -> Result<DomainMemoryStatsReply, RpcError> {
     only(call.flags, 0)?;
     let domain = daemon.running_domain(&call.dom)?;
-    let resident = counted(&domain).await?.resident;
-    let stats = [(ACTUAL_BALLOON, summary(&domain)?.current_memory), (RESIDENT, resident / 1024)];
+    let live = domain.running().map_err(|error| domain_error(&error))?;
+    let mut stats = Vec::new();
+    if summary(&domain)?.balloon {
+        // A machine that does not answer is shown as it was seen.
+        let devices = DeviceUsage::ask(&live.machine.control(), PATIENCE).await;
+        let balloon = devices.as_ref().and_then(DeviceUsage::balloon);
+        stats.push((ACTUAL_BALLOON, memory_left(&domain, balloon.as_ref())?));
+        let told = balloon.iter().flat_map(|balloon| usage::guest_memory(balloon, SystemTime::now()));
+        stats.extend(told.map(|(tag, _, value)| (tag, value)));
+    }
+    stats.push((RESIDENT, counted(&domain).await?.resident / 1024));
     let stats = stats.into_iter().map(|(tag, val)| DomainMemoryStat { tag, val });
     let most = usize::try_from(call.max_stats).unwrap_or(usize::MAX);
     Ok(DomainMemoryStatsReply { stats: stats.take(most).collect() })
+}
+
+/// The memory that a domain's guest has, KiB: as its balloon says now, else as it was told last.
+pub(super) fn memory_left(domain: &Domain, balloon: Option<&BalloonUsage<'_>>) -> Result<u64, RpcError> {
+    match balloon.and_then(BalloonUsage::actual_bytes) {
+        Some(bytes) => Ok(summary(domain)?.left_by(bytes / 1024)),
+        None => domain.current_memory().map_err(|error| domain_error(&error)),
+    }
 }
 
 impl Daemon {

@@ -22,7 +22,8 @@ mod usage;
 use std::sync::Arc;
 
 use libvirt_rpc::events::{
-    DomainEventAgentLifecycle, DomainEventLifecycle, DomainEventMetadataChange, DomainEventReboot,
+    DomainEventAgentLifecycle, DomainEventBalloonChange, DomainEventLifecycle, DomainEventMetadataChange,
+    DomainEventReboot,
 };
 use libvirt_rpc::server::Table;
 use libvirt_rpc::types::RemoteDomain;
@@ -85,6 +86,8 @@ const EVENT_LIFECYCLE: i32 = 0;
 const EVENT_REBOOT: i32 = 1;
 /// VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE.
 const EVENT_AGENT_LIFECYCLE: i32 = 18;
+/// VIR_DOMAIN_EVENT_ID_BALLOON_CHANGE.
+const EVENT_BALLOON: i32 = 13;
 /// VIR_DOMAIN_EVENT_ID_METADATA_CHANGE.
 const EVENT_METADATA: i32 = 23;
 
@@ -149,6 +152,7 @@ pub(super) fn tell(subscriptions: &Subscriptions, domain: &Domain, notice: Notic
         Notice::Lifecycle(..) => Subject::Domain(EVENT_LIFECYCLE),
         Notice::Reboot => Subject::Domain(EVENT_REBOOT),
         Notice::Agent(_) => Subject::Domain(EVENT_AGENT_LIFECYCLE),
+        Notice::Balloon(_) => Subject::Domain(EVENT_BALLOON),
     };
     for (client, callback_id) in subscriptions.listeners(subject, &domain.uuid().0) {
         let dom = remote(domain);
@@ -162,6 +166,7 @@ pub(super) fn tell(subscriptions: &Subscriptions, domain: &Domain, notice: Notic
                 let (state, reason) = (if connected { 1 } else { 2 }, 2);
                 client.event(&DomainEventAgentLifecycle { callback_id, dom, state, reason });
             }
+            Notice::Balloon(actual) => client.event(&DomainEventBalloonChange { callback_id, dom, actual }),
         }
     }
 }

@@ -39,7 +39,7 @@ macro_rules! refused {
 
 refused! {
     DomainSave DomainSaveFlags DomainCoreDump DomainCoreDumpWithFormat DomainManagedSave
-    DomainSetMemoryStatsPeriod DomainBlockPeek DomainMemoryPeek
+    DomainBlockPeek DomainMemoryPeek
     DomainGetGuestVcpus DomainSetGuestVcpus DomainAuthorizedSshKeysGet
     DomainScreenshot DomainSendKey DomainPmSuspendForDuration DomainPmWakeup
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use host_tune::Host;
 use libvirt_rpc::RpcError;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::information::{image_sizes, summary};
 use super::list::{FILTERS, wanted};
-use super::measured::process_usage;
+use super::measured::{memory_left, process_usage};
 use super::{only, remote, usage};
 use crate::domain::{Domain, Summary};
 use crate::machine_process::usage::DeviceUsage;
@@ -70,7 +70,7 @@ async fn all(
         call.doms.iter().map(|domain| daemon.domain(domain)).collect::<Result<_, _>>()?
     };
     let domains: Vec<_> = domains.into_iter().filter(|domain| wanted(domain, call.flags)).collect();
-    let devices = if kinds & BLOCK == 0 {
+    let devices = if kinds & (BLOCK | BALLOON) == 0 {
         HashMap::new()
     } else {
         let patience = if call.flags & NOWAIT == 0 { PATIENCE } else { SHORT_PATIENCE };
@@ -126,8 +126,14 @@ fn record(
     }
     let mut add = |name: &str, value| params.push(TypedParam::new(name, value));
     if kinds & BALLOON != 0 {
-        add("balloon.current", TypedValue::ULLong(summary.current_memory));
+        let balloon = devices.and_then(DeviceUsage::balloon);
+        add("balloon.current", TypedValue::ULLong(memory_left(domain, balloon.as_ref())?));
         add("balloon.maximum", TypedValue::ULLong(summary.memory));
+        for (_, name, value) in
+            balloon.iter().flat_map(|balloon| usage::guest_memory(balloon, SystemTime::now()))
+        {
+            add(&format!("balloon.{name}"), TypedValue::ULLong(value));
+        }
         if let Some(used) = &used {
             add("balloon.rss", TypedValue::ULLong(used.resident / 1024));
         }

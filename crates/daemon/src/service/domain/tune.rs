@@ -1,4 +1,4 @@
-//! Memory and vCPUs of definitions.
+//! Memory and vCPUs: of definitions, and the memory that running machines have.
 
 use std::sync::Arc;
 
@@ -16,7 +16,13 @@ use crate::service::Daemon;
 const MAXIMUM: u32 = 4;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
-    table.on(set_memory).on(set_memory_with_flags).on(set_max_memory).on(set_vcpus).on(set_vcpus_with_flags)
+    table
+        .on(set_statistics_period)
+        .on(set_memory)
+        .on(set_memory_with_flags)
+        .on(set_max_memory)
+        .on(set_vcpus)
+        .on(set_vcpus_with_flags)
 }
 
 impl Daemon {
@@ -53,8 +59,26 @@ impl Daemon {
 
     async fn change_memory(&self, domain: &RemoteDomain, kib: u64, flags: u32) -> Result<(), RpcError> {
         only(flags, AFFECT_LIVE | AFFECT_CONFIG | MAXIMUM)?;
-        let set = if flags & MAXIMUM == 0 { tune::set_memory } else { tune::set_max_memory };
-        self.edit_domain(domain, flags, |definition| set(definition, kib)).await
+        if flags & MAXIMUM != 0 {
+            if affected(&*self.domain(domain)?, flags)?.live {
+                let message = "cannot resize the maximum memory on an active domain";
+                return Err(RpcError::invalid_operation(message));
+            }
+            return self.edit_domain(domain, flags, |definition| tune::set_max_memory(definition, kib)).await;
+        }
+        self.change_balloon(domain, flags, |definition| tune::set_memory(definition, kib)).await
+    }
+
+    async fn change_balloon(
+        &self,
+        domain: &RemoteDomain,
+        flags: u32,
+        edit: impl FnMut(&mut Definition) -> Result<(), DomainError>,
+    ) -> Result<(), RpcError> {
+        let domain = self.domain(domain)?;
+        let affected = affected(&domain, flags)?;
+        let changed = self.machines.change_balloon(&domain, affected, edit).await;
+        changed.map_err(|error| domain_error(&error))
     }
 
     async fn change_vcpus(&self, domain: &RemoteDomain, vcpus: u32, flags: u32) -> Result<(), RpcError> {
@@ -82,6 +106,19 @@ async fn set_max_memory(
     call: DomainSetMaxMemory,
 ) -> Result<(), RpcError> {
     daemon.change_memory(&call.dom, call.memory, MAXIMUM).await
+}
+
+async fn set_statistics_period(
+    daemon: Arc<Daemon>,
+    _: CallContext,
+    call: DomainSetMemoryStatsPeriod,
+) -> Result<(), RpcError> {
+    only(call.flags, AFFECT_LIVE | AFFECT_CONFIG)?;
+    let seconds = u32::try_from(call.period).map_err(|_| {
+        RpcError::invalid_argument("period in virDomainSetMemoryStatsPeriod must be zero or greater")
+    })?;
+    let edit = |definition: &mut Definition| tune::set_statistics_period(definition, seconds);
+    daemon.change_balloon(&call.dom, call.flags, edit).await
 }
 
 async fn set_vcpus(daemon: Arc<Daemon>, _: CallContext, call: DomainSetVcpus) -> Result<(), RpcError> {

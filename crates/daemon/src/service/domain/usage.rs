@@ -3,11 +3,13 @@
 //! Numbers are libvirt's: times are nanoseconds, memory is KiB, of disks and interfaces bytes. What nobody knows (a process that
 //! does not answer, a kernel without the file) is left out of lists, and refused where a procedure is about nothing else.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use host_tune::InterfaceStatistics;
 use libvirt_rpc::types::{TypedParam, TypedValue};
 
 use crate::machine_process::threads::ThreadUsage;
-use crate::machine_process::usage::{DiskUsage, ProcessUsage};
+use crate::machine_process::usage::{BalloonUsage, DiskUsage, ProcessUsage};
 
 /// VIR_VCPU_RUNNING: a vCPU that is there, whether or not it has something to do.
 pub(super) const VCPU_RUNNING: i32 = 1;
@@ -79,6 +81,34 @@ pub(super) fn disk_parameters(usage: &DiskUsage) -> Vec<TypedParam> {
     ]
 }
 
+/// What a guest tells of its memory: virDomainMemoryStatTags, the counter, the name in the group `balloon`, and how many of the
+/// counter's units are one: libvirt's are KiB and events.
+const GUEST_MEMORY: [(i32, &str, &str, u64); 10] = [
+    (0, "swap_in", "swap_in", 1024),
+    (1, "swap_out", "swap_out", 1024),
+    (2, "major_faults", "major_fault", 1),
+    (3, "minor_faults", "minor_fault", 1),
+    (4, "free_memory", "unused", 1024),
+    (5, "total_memory", "available", 1024),
+    (8, "available_memory", "usable", 1024),
+    (10, "disk_caches", "disk_caches", 1024),
+    (11, "hugetlb_allocations", "hugetlb_pgalloc", 1),
+    (12, "hugetlb_failures", "hugetlb_pgfail", 1),
+];
+
+/// VIR_DOMAIN_MEMORY_STAT_LAST_UPDATE, seconds since 1970.
+const LAST_UPDATE: (i32, &str) = (9, "last-update");
+
+/// What a guest has told of its memory, as tag, name in the group `balloon`, and value.
+pub(super) fn guest_memory(usage: &BalloonUsage<'_>, now: SystemTime) -> Vec<(i32, &'static str, u64)> {
+    let told = GUEST_MEMORY.into_iter().filter_map(|(tag, counter, name, unit)| {
+        Some((tag, name, usage.figure(counter)?.checked_div(unit)?))
+    });
+    let updated = usage.age().and_then(|age| now.checked_sub(age)?.duration_since(UNIX_EPOCH).ok());
+    let updated = updated.map(|time| (LAST_UPDATE.0, LAST_UPDATE.1, time.as_secs()));
+    told.chain(updated).collect()
+}
+
 /// An interface of the group `net`, as its guest sees it.
 pub(super) fn interface(at: usize, usage: &InterfaceStatistics, params: &mut Vec<TypedParam>) {
     let fields = [
@@ -104,6 +134,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::machine_process::usage::DeviceUsage;
 
     fn texts(params: &[TypedParam]) -> Vec<String> {
         let text = |param: &TypedParam| match &param.value {
@@ -153,6 +184,29 @@ mod tests {
             texts(&total(&usage.all)),
             ["cpu_time=5000000", "user_time=2000000", "system_time=1000000"]
         );
+    }
+
+    #[test]
+    fn what_a_guest_tells_of_its_memory_is_in_libvirts_units() {
+        let counters = serde_json::json!({ "_balloon": {
+            "actual_bytes": 4096, "target_bytes": 8192, "free_memory": 10 << 20, "total_memory": u64::MAX,
+            "swap_in": 2047, "major_faults": 7, "statistics_age_ms": 2500, "unknown": 1,
+        } });
+        let devices: DeviceUsage = serde_json::from_value(counters).unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        let told = guest_memory(&devices.balloon().unwrap(), now);
+        let expected = [
+            (0, "swap_in", 1),
+            (2, "major_fault", 7),
+            (4, "unused", 10 << 10),
+            (5, "available", u64::MAX / 1024),
+            (9, "last-update", 997),
+        ];
+        assert_eq!(told, expected);
+        let silent = serde_json::json!({ "_balloon": { "actual_bytes": 0, "statistics_age_ms": u64::MAX } });
+        let devices: DeviceUsage = serde_json::from_value(silent).unwrap();
+        assert_eq!(guest_memory(&devices.balloon().unwrap(), now), []);
+        assert!(DeviceUsage::default().balloon().is_none());
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Disks, interfaces, the entropy device, and what came of every device.
+//! Disks, interfaces, the entropy device, the balloon, and what came of every device.
 
+mod balloon;
 mod characters;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,9 @@ use libvirt_xml::{MacAddress, YesNo};
 use machine_spec::wire;
 use machine_spec::wire::{CacheMode, DiskConfig, ImageType, NetConfig, RngConfig, VmConfig};
 
+use self::balloon::balloon;
+pub(super) use self::balloon::has_balloon;
+pub use self::balloon::{BalloonDemands, balloon_demands};
 use super::walk::numbered;
 use super::{Findings, Places};
 
@@ -52,6 +56,8 @@ pub enum MachineDevice {
     Character(ConsolePlace),
     /// The entropy device.
     Rng,
+    /// The memory balloon.
+    Balloon,
 }
 
 /// An image that another one is based on.
@@ -194,6 +200,7 @@ pub(super) fn plan(
     config.net = Some(interfaces(domain, &mut planned, findings));
     characters::plan(domain, places, config, &mut planned, findings);
     config.rng = rng(domain, &mut planned, findings);
+    config.balloon = balloon(domain, &mut planned);
     planned
 }
 

@@ -5,7 +5,7 @@ mod arbitrary;
 use libvirt_xml::Element;
 use libvirt_xml::domain::assign::{HostDefaults, define};
 use libvirt_xml::domain::cpu::{Cpu, CpuMode};
-use machine_spec::wire::{CacheMode, ConsoleMode, ImageType, OnResetConfig};
+use machine_spec::wire::{BalloonConfig, CacheMode, ConsoleMode, ImageType, OnResetConfig};
 
 use super::*;
 
@@ -261,7 +261,7 @@ fn a_machine_without_screen_as_clients_install_it_has_a_console_an_agent_and_ent
     for ignored in &plan.ignored {
         assert!(exists(&root, &ignored.path), "{}", ignored.path);
     }
-    for path in ["domain/devices/disk[4]", "domain/devices/input[1]", "domain/devices/memballoon"] {
+    for path in ["domain/devices/disk[4]", "domain/devices/input[1]"] {
         assert!(plan.ignored.iter().any(|ignored| ignored.path == path), "{path} in {:?}", plan.ignored);
     }
 }
@@ -329,11 +329,49 @@ fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
 }
 
 #[test]
+fn what_is_kept_from_the_guest_is_in_the_balloon() {
+    let balloon = |more: &str, device: &str| {
+        let plan = translated(&with(more, device));
+        assert!(
+            plan.config.balloon.is_none() || plan.devices.iter().any(|d| d.device == MachineDevice::Balloon)
+        );
+        plan.config.balloon
+    };
+    let empty = BalloonConfig::default();
+    assert_eq!(balloon("", ""), Some(empty.clone()), "libvirt's domains have a balloon unless they say");
+    assert_eq!(balloon("", "<memballoon model='none'/>"), None);
+    let less = "<currentMemory unit='KiB'>262145</currentMemory>";
+    let size = (512 << 20) - (262_148 << 10);
+    let expected = BalloonConfig { size, ..empty.clone() };
+    assert_eq!(balloon(less, ""), Some(expected), "whole pages, and no less is left than is to be");
+    let device = "<memballoon model='virtio-non-transitional' autodeflate='on' freePageReporting='on'>
+        <stats period='7'/><driver iommu='off'/></memballoon>";
+    let expected = BalloonConfig {
+        size: 256 << 20,
+        deflate_on_oom: true,
+        free_page_reporting: true,
+        statistics_period: 7,
+    };
+    assert_eq!(balloon("<currentMemory unit='MiB'>256</currentMemory>", device), Some(expected));
+    let off = "<memballoon model='virtio' autodeflate='off' freePageReporting='off'/>";
+    assert_eq!(balloon("<currentMemory unit='GiB'>4</currentMemory>", off), Some(empty));
+    for (device, path) in [
+        ("<memballoon model='none'/>", "domain/currentMemory"),
+        ("<memballoon model='virtio-transitional'/>", "domain/devices/memballoon/@model"),
+        (
+            "<memballoon model='virtio'><driver iommu='on'/></memballoon>",
+            "domain/devices/memballoon/driver/@iommu",
+        ),
+    ] {
+        assert_eq!(refused_paths(&with(less, device)), [path], "{device}");
+    }
+}
+
+#[test]
 fn settings_that_no_machine_here_can_have_are_refused_at_their_place() {
     for (more, path) in [
         ("<genid/>", "genid"),
         ("<maxMemory slots='2' unit='GiB'>4</maxMemory>", "maxMemory"),
-        ("<currentMemory unit='MiB'>256</currentMemory>", "currentMemory"),
         ("<memoryBacking><locked/></memoryBacking>", "memoryBacking/locked"),
         ("<memoryBacking><source type='file'/></memoryBacking>", "memoryBacking/source/@type"),
         ("<memoryBacking><hugepages><page size='4'/></hugepages></memoryBacking>", "memory"),
