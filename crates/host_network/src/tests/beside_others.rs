@@ -1,0 +1,1 @@
+//! Docker, firewalld and administrators.

@@ -1,0 +1,1 @@
+//! Guests that pretend to be others.

@@ -1,0 +1,1 @@
+//! Nothing stays, and what is half done is completed or removed.
