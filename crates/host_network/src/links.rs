@@ -208,7 +208,8 @@ impl Links {
     }
 
     async fn set(&self, message: LinkMessage) -> io::Result<()> {
-        self.handle.link().set(message).execute().await.map_err(io_error)
+        // What RTM_SETLINK takes of bridges and their ports is less.
+        self.handle.link().change(message).execute().await.map_err(io_error)
     }
 
     /// Removes an interface; one that is gone is fine.
