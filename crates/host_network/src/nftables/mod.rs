@@ -250,7 +250,7 @@ impl Transaction {
             set.text(1, table).text(2, name).number(3, flags).number(4, keys.kind());
             set.number(5, parts.iter().map(|bytes| bytes.next_multiple_of(4)).sum());
             set.number(10, id);
-            if keys.ranges() {
+            if parts.len() > 1 {
                 set.nest(9, |description| {
                     description.nest(2, |fields| {
                         for bytes in parts {

@@ -86,6 +86,15 @@ fn sh(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Waits for what the kernel does by itself.
+fn wait(mut happened: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while !happened() {
+        assert!(std::time::Instant::now() < deadline, "it never happens: {}", sh("ip -d link; nft list ruleset"));
+        std::thread::yield_now();
+    }
+}
+
 impl Host {
     fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -115,6 +124,8 @@ impl Host {
         let temporary = format!("t{}x{}", self.name, pid % 100_000);
         sh(&format!("ip link add {interface} type veth peer name {temporary}; ip link set {temporary} netns {pid} name eth0; ip link set {interface} up"));
         guest.sh(&format!("ip link set lo up; {script}"));
+        // The kernel looks at links that come up a little later, and drops what is sent before.
+        wait(|| guest.sh("ip -br link show eth0").contains(" UP ") && sh(&format!("ip -br link show {interface}")).contains(" UP "));
         guest
     }
 
@@ -136,6 +147,7 @@ impl Host {
         let name = format!("vnet{last}");
         let guest = self.guest(&name, &script);
         networks.connect(network, &name).await.unwrap();
+        wait(|| sh("ip -br link show virbr0").contains(" UP "));
         guest
     }
 }
@@ -235,13 +247,23 @@ fn everything() -> Vec<String> {
         }
     }
     vec![
-        sh("ip -j addr"),
-        sh("ip -j -d link | sed 's/\"stats[^}]*}//g'"),
-        sh("ip -j route show table all; ip -j -6 route show table all"),
+        // Addresses of a link that the kernel checks, and timers, change by themselves.
+        sh("ip -o addr | sed 's/ tentative//'"),
+        sh("ip -o -d link | sed 's/_timer *[0-9.]*//g; s/topology_change[_detected]* [01]//g; s/state [A-Z]*//; s/<[^>]*>//'"),
+        sh("(ip route show table all; ip -6 route show table all) | grep -v 'linkdown\\|^multicast\\|^ff00\\|fe80' || true"),
         sh("nft -j list ruleset | sed 's/\"handle\": [0-9]*//g'"),
         settings,
         crate::sysctl::read("ipv4/ip_forward").unwrap(),
     ]
+}
+
+/// The host is as it was.
+fn assert_as_before(before: &[String], when: &str) {
+    for (before, now) in before.iter().zip(everything()) {
+        let gone: Vec<&str> = before.lines().filter(|line| !now.contains(line)).collect();
+        let new: Vec<&str> = now.lines().filter(|line| !before.contains(line)).collect();
+        assert!(gone.is_empty() && new.is_empty(), "{when}: gone: {gone:#?}, new: {new:#?}");
+    }
 }
 
 fn ipv4(text: &str) -> IpAddr {

@@ -35,7 +35,7 @@ fn a_stop_leaves_the_host_as_it_was() {
         assert_eq!(crate::sysctl::read("ipv6/conf/up0/accept_ra").unwrap(), "2", "the host stays a host");
         assert_ne!(everything(), before);
         networks.stop(&network).await.unwrap();
-        assert_eq!(everything(), before);
+        assert_as_before(&before, "after it");
         assert_eq!(std::fs::read_dir(host.state()).unwrap().count(), 0);
         networks.stop(&network).await.unwrap();
     });
@@ -65,7 +65,7 @@ fn a_daemon_killed_at_any_moment_is_followed_by_one_that_completes_or_removes() 
         host.networks().start(&network).await.unwrap();
         let complete = complete();
         host.networks().repair(&[], Vec::new()).await.unwrap();
-        assert_eq!(everything(), before, "a network of nobody is removed");
+        assert_as_before(&before, "a network of nobody is removed");
         for (starts, wanted) in [(true, true), (true, false), (false, true), (false, false)] {
             for moment in 1.. {
                 if !starts {
@@ -80,7 +80,7 @@ fn a_daemon_killed_at_any_moment_is_followed_by_one_that_completes_or_removes() 
                     assert_eq!(self::complete(), complete, "killed at {moment}, starting: {starts}");
                     next.stop(&network).await.unwrap();
                 }
-                assert_eq!(everything(), before, "killed at {moment}, starting: {starts}");
+                assert_as_before(&before, &format!("killed at {moment}, starting: {starts}"));
                 if ended {
                     break;
                 }
@@ -124,7 +124,7 @@ fn what_somebody_else_has_is_not_taken() {
         }
         assert_eq!(networks.repair(&[network.clone()], Vec::new()).await.unwrap().len(), 1);
         networks.stop(&network).await.unwrap();
-        assert_eq!(everything(), before);
+        assert_as_before(&before, "after it");
         // One with another directory is somebody else as well.
         sh("ip link del virbr0");
         networks.start(&network).await.unwrap();
@@ -191,7 +191,7 @@ fn what_collides_is_refused_before_anything_changes() {
             }
             assert!(!error.contains('\n'));
         }
-        assert_eq!(everything(), before);
+        assert_as_before(&before, "after it");
         networks.check(&base, &[other]).await.unwrap();
         networks.start(&base).await.unwrap();
         networks.check(&base, &[]).await.unwrap();
@@ -210,9 +210,9 @@ fn a_bridge_of_somebody_else_and_lower_interfaces_are_only_used() {
         for network in [bridged, direct] {
             networks.check(&network, &[]).await.unwrap();
             networks.start(&network).await.unwrap();
-            assert_eq!(everything(), before);
+            assert_as_before(&before, "after it");
             networks.stop(&network).await.unwrap();
-            assert_eq!(everything(), before);
+            assert_as_before(&before, "after it");
         }
     });
 }
