@@ -8,8 +8,8 @@ use std::io;
 
 use rustix::io::Errno;
 
-use crate::network::{Bandwidth, Limit};
 use crate::netlink::{ACKNOWLEDGE, CREATE, REPLACE, Socket, Writer};
+use crate::network::{Bandwidth, Limit};
 
 /// `RTM_*` of linux/rtnetlink.h.
 const NEW_QDISC: u16 = 36;
@@ -39,7 +39,9 @@ const TICK: u128 = 64;
 pub(crate) fn set(index: u32, limits: &Bandwidth) -> io::Result<()> {
     let socket = Socket::open(None)?;
     match limits.inbound {
-        Some(limit) => request(&socket, NEW_QDISC, CREATE | REPLACE, index, (1 << 16, ROOT, 0), |qdisc| token_bucket(qdisc, &limit))?,
+        Some(limit) => request(&socket, NEW_QDISC, CREATE | REPLACE, index, (1 << 16, ROOT, 0), |qdisc| {
+            token_bucket(qdisc, &limit)
+        })?,
         None => remove(&socket, index, ROOT)?,
     }
     remove(&socket, index, INGRESS)?;

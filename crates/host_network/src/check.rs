@@ -56,7 +56,10 @@ impl HostNetwork {
             }
             (Kind::ExistingBridge, Some(_)) => return Ok(()),
             (_, Some(link)) if !self.made_for(link, &network.uuid) => {
-                let whose = link.alias.as_deref().map_or("of somebody else".to_owned(), |alias| format!("of '{alias}'"));
+                let whose = link
+                    .alias
+                    .as_deref()
+                    .map_or("of somebody else".to_owned(), |alias| format!("of '{alias}'"));
                 return refused(format!("the bridge's name '{}' is that of an interface {whose}", link.name));
             }
             _ => {}
@@ -122,7 +125,10 @@ fn with_others(network: &Network, others: &[Network]) -> Result<(), String> {
         }
         if let (Some(mac), true) = (network.settings.mac, other.settings.mac == network.settings.mac) {
             let mac: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-            return Err(format!("the bridge of network '{theirs}' has the MAC address {} as well", mac.join(":")));
+            return Err(format!(
+                "the bridge of network '{theirs}' has the MAC address {} as well",
+                mac.join(":")
+            ));
         }
         for subnet in &network.addresses {
             if let Some(overlapping) = other.addresses.iter().find(|other| other.overlaps(*subnet)) {

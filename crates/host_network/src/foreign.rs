@@ -11,7 +11,9 @@
 use std::collections::HashSet;
 
 use crate::network::{Kind, Network};
-use crate::nftables::{Chain, ChainRule, Direction, Family, Field, Hook, Outcome, Place, Rule, Transaction, Verdict};
+use crate::nftables::{
+    Chain, ChainRule, Direction, Family, Field, Hook, Outcome, Place, Rule, Transaction, Verdict,
+};
 
 /// Where Docker leaves room for others, and who comes by there.
 const DOCKER_USER: &str = "DOCKER-USER";
@@ -150,9 +152,10 @@ fn place<'c>(own: &str, chains: &'c [Chain], base: &'c Chain) -> (&'c str, Place
     let Some(docker) = docker else { return (&base.name, Place::First) };
     // It ends with a return in many versions.
     let mark = mark(own);
-    let end = docker.rules.iter().find(|rule| {
-        rule.outcome == Outcome::Return && !rule.conditional && !is_ours(rule, &mark)
-    });
+    let end = docker
+        .rules
+        .iter()
+        .find(|rule| rule.outcome == Outcome::Return && !rule.conditional && !is_ours(rule, &mark));
     (&docker.name, end.map_or(Place::Last, |rule| Place::Before(rule.handle)))
 }
 
@@ -161,9 +164,7 @@ fn is_ours(rule: &ChainRule, mark: &str) -> bool {
 }
 
 fn chain_of<'c>(chains: &'c [Chain], base: &Chain, name: &str) -> Option<&'c Chain> {
-    chains
-        .iter()
-        .find(|chain| chain.family == base.family && chain.table == base.table && chain.name == name)
+    chains.iter().find(|chain| chain.family == base.family && chain.table == base.table && chain.name == name)
 }
 
 /// Whether a base chain refuses packets of a bridge when rules of ours are not there.
@@ -195,8 +196,8 @@ fn walk<'c>(
         match &rule.outcome {
             Outcome::Refuse | Outcome::Map => return Some(true),
             Outcome::Jump(next) => {
-                let inside = chain_of(chains, chain, next)
-                    .and_then(|next| walk(mark, chains, next, bridge, seen));
+                let inside =
+                    chain_of(chains, chain, next).and_then(|next| walk(mark, chains, next, bridge, seen));
                 match inside {
                     Some(true) => return Some(true),
                     Some(false) if !rule.conditional => return Some(false),

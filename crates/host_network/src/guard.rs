@@ -92,10 +92,7 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("guest_ipv6", port(rule(), Field::SOURCE_PORT, DHCPV6_SERVER).then(Verdict::Drop)),
         ("guest_ipv6", icmp(NEIGHBOUR_ADVERTISEMENT).then(jump("guest_advertises"))),
         ("guest_ipv6", rule().input_with(Field::IPV6_SOURCE, IPV6S, true).then(Verdict::Accept)),
-        (
-            "guest_ipv6",
-            rule().address(true, true, LINK_LOCAL, LINK_LOCAL_PREFIX).then(Verdict::Accept),
-        ),
+        ("guest_ipv6", rule().address(true, true, LINK_LOCAL, LINK_LOCAL_PREFIX).then(Verdict::Accept)),
     ];
     // Before it has an address (RFC 4862, 5.4.2).
     for kind in [NEIGHBOUR_SOLICITATION, ROUTER_SOLICITATION].into_iter().chain(LISTENER_REPORTS) {
@@ -149,7 +146,12 @@ pub(crate) fn write(guards: &Guards, name: &str, transaction: &mut Transaction) 
 }
 
 /// Changes what one interface is allowed; the table is there.
-pub(crate) fn change(before: Option<&Guard>, after: Option<&Guard>, name: &str, transaction: &mut Transaction) {
+pub(crate) fn change(
+    before: Option<&Guard>,
+    after: Option<&Guard>,
+    name: &str,
+    transaction: &mut Transaction,
+) {
     let (before, after) = (before.map(elements).unwrap_or_default(), after.map(elements).unwrap_or_default());
     let missing = |of: &[(&'static str, Vec<Element>)], set: &str, element: &Element| {
         !of.iter().any(|(other, elements)| *other == set && elements.contains(element))
@@ -182,7 +184,12 @@ fn elements(guard: &Guard) -> Vec<(&'static str, Vec<Element>)> {
             let of_others = |other: &Subnet| other.overlaps(*subnet);
             let mut others = guard.addresses.iter().filter(|other| other.address.is_ipv4() == ipv4);
             let wider = others.clone().any(|other| of_others(other) && other.length() < subnet.length());
-            if wider || others.by_ref().take(index).any(|other| of_others(other) && other.length() == subnet.length()) {
+            if wider
+                || others
+                    .by_ref()
+                    .take(index)
+                    .any(|other| of_others(other) && other.length() == subnet.length())
+            {
                 continue;
             }
             let address = address_bytes(subnet.address);

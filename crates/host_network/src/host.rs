@@ -193,7 +193,8 @@ impl HostNetwork {
         settings.mac.get_or_insert_with(|| mac_of(network));
         let mark = self.mark(&network.uuid);
         if mark.len() > MOST_ALIAS_BYTES {
-            let reason = io::Error::other("the path of the state directory is too long: choose a shorter one");
+            let reason =
+                io::Error::other("the path of the state directory is too long: choose a shorter one");
             return Err(at("cannot mark it")(reason));
         }
         let temporary = temporary_name(&network.uuid);
@@ -206,7 +207,8 @@ impl HostNetwork {
         }
         // Half made, or of a definition with another name.
         for link in found.iter().filter(|link| {
-            link.is_bridge() && link.alias.is_none() && link.name == temporary || self.made_for(link, &network.uuid)
+            link.is_bridge() && link.alias.is_none() && link.name == temporary
+                || self.made_for(link, &network.uuid)
         }) {
             links.remove(link.index).await.map_err(at("cannot remove what is half made"))?;
         }
@@ -257,6 +259,9 @@ impl HostNetwork {
             state.networks.remove(&network.uuid);
         })
         .await?;
+        let bridge = network.bridge.clone();
+        let forgotten = blocking(move || programs::forget(&bridge)).await.and_then(|forgotten| forgotten);
+        forgotten.map_err(at("firewalld does not forget it"))?;
         removed
     }
 
@@ -550,7 +555,10 @@ impl Shared {
         let own = &self.options.table;
         let legacy = legacy::apply(own, &networks)?;
         if !legacy.is_empty() {
-            tracing::info!("{} rules were added to the old packet filter, which refuses packets", legacy.len());
+            tracing::info!(
+                "{} rules were added to the old packet filter, which refuses packets",
+                legacy.len()
+            );
         }
         programs::firewalld(&networks)?;
         if !forwarding && !state.record.is_empty() {
@@ -601,7 +609,8 @@ impl Shared {
         }
         self.apply(&mut state)?;
         let chains = nftables::list_chains()?;
-        let there = chains.iter().any(|chain| chain.family == Family::Bridge && chain.table == self.options.table);
+        let there =
+            chains.iter().any(|chain| chain.family == Family::Bridge && chain.table == self.options.table);
         if there || !state.guards.is_empty() {
             let mut transaction = Transaction::new(None);
             guard::write(&state.guards, &self.options.table, &mut transaction);
@@ -635,7 +644,8 @@ fn forward_packets(record: &mut Record, networks: &[&Network]) -> io::Result<()>
     if forwarding.iter().any(|network| network.has(true)) {
         record.change("ipv4/ip_forward", "1")?;
     }
-    if forwarding.iter().any(|network| network.has(false)) && sysctl::read("ipv6/conf/all/forwarding")? != "1" {
+    if forwarding.iter().any(|network| network.has(false)) && sysctl::read("ipv6/conf/all/forwarding")? != "1"
+    {
         // A router ignores the advertisements that a host has its own addresses from, unless told (accept_ra 2).
         for interface in fs::read_dir("/proc/sys/net/ipv6/conf")? {
             let name = interface?.file_name().to_string_lossy().into_owned();

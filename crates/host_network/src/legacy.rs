@@ -159,7 +159,9 @@ fn accepting(own: &str, chain: &str, family: Family, network: &Network) -> Vec<A
 
 /// Whether a chain refuses a bridge's packets when rules of ours are not there.
 fn refuses(own: &str, listing: &[Arguments], chain: &str, bridge: &str) -> bool {
-    let policy = listing.iter().any(|rule| matches!(rule.as_slice(), [p, c, policy] if p == "-P" && c == chain && policy == "DROP"));
+    let policy = listing
+        .iter()
+        .any(|rule| matches!(rule.as_slice(), [p, c, policy] if p == "-P" && c == chain && policy == "DROP"));
     walk(own, listing, chain, bridge, &mut HashSet::new()).unwrap_or(policy)
 }
 

@@ -39,7 +39,8 @@ impl HostNetwork {
         let links = Links::open().map_err(at("cannot ask the kernel (netlink)"))?;
         let device = named(&links, lower).await?;
         // Down, it carries nothing: it is marked before it has its name.
-        let temporary = format!("vireo{:08x}", device.index ^ u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]));
+        let temporary =
+            format!("vireo{:08x}", device.index ^ u32::from_be_bytes([mac[2], mac[3], mac[4], mac[5]]));
         if let Some(link) = links.by_name(&temporary).await.map_err(at("cannot find it"))?
             && link.is_macvtap()
             && link.alias.is_none()
@@ -97,9 +98,11 @@ fn explained(error: io::Error) -> io::Error {
 /// Opens the tap of an interface; numbers of other network namespaces are not taken for it.
 fn open(index: u32) -> io::Result<OwnedFd> {
     let path = format!("/dev/tap{index}");
-    let file = File::options().read(true).write(true).open(&path).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot open its tap, {path}: {error}"))
-    })?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot open its tap, {path}: {error}")))?;
     // Where sysfs shows this namespace, it says which device is the interface's.
     let number = fs::read_to_string(format!("/sys/class/macvtap/tap{index}/dev"));
     if let Ok(number) = number {

@@ -423,7 +423,9 @@ impl Network {
         let BridgeSettings { stp, forward_delay, mtu, mac, .. } = &self.settings;
         if (*stp || *forward_delay != 0) && !FORWARD_DELAY.contains(forward_delay) {
             let (first, last) = FORWARD_DELAY.into_inner();
-            return Err(format!("a delay of {forward_delay} seconds is not {first} to {last}, or 0 without STP"));
+            return Err(format!(
+                "a delay of {forward_delay} seconds is not {first} to {last}, or 0 without STP"
+            ));
         }
         if let Some(mtu) = mtu {
             if !MTU.contains(mtu) {
@@ -545,7 +547,9 @@ impl fmt::Display for PortForward {
 pub(crate) fn interface_name(name: &str) -> Result<(), String> {
     let shown: String = name.chars().take(32).collect();
     if name.is_empty() || name.len() > MOST_NAME_BYTES {
-        return Err(format!("'{shown}' is not an interface's name: it has to have 1 to {MOST_NAME_BYTES} bytes"));
+        return Err(format!(
+            "'{shown}' is not an interface's name: it has to have 1 to {MOST_NAME_BYTES} bytes"
+        ));
     }
     let wrong = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%' | '"' | '\'' | '\\' | '*');
     if name == "." || name == ".." || name.starts_with('-') || name.contains(wrong) {

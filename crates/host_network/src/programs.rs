@@ -29,12 +29,16 @@ pub(crate) fn firewalld(networks: &[&Network]) -> io::Result<()> {
         return Ok(());
     }
     let Some(zones) = run(&["--get-zones"])? else {
-        tracing::warn!("firewalld refuses what it does not know and {PROGRAM} is not there to tell it of {bridges:?}");
+        tracing::warn!(
+            "firewalld refuses what it does not know and {PROGRAM} is not there to tell it of {bridges:?}"
+        );
         return Ok(());
     };
     let zone = ZONES.into_iter().find(|zone| zones.split_whitespace().any(|there| there == *zone));
     let Some(zone) = zone else {
-        tracing::warn!("firewalld has none of the zones {ZONES:?} for {bridges:?}: it may refuse their packets");
+        tracing::warn!(
+            "firewalld has none of the zones {ZONES:?} for {bridges:?}: it may refuse their packets"
+        );
         return Ok(());
     };
     for bridge in bridges {

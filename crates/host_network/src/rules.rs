@@ -17,7 +17,8 @@ use crate::nftables::{Base, Ct, Direction, Family, Field, Hook, Place, Rule, Tra
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0));
 const LOOPBACK_PREFIX: u8 = 8;
 /// Never leaves a network: local multicast (RFC 5771, 4) and IPv6's multicast (RFC 4291, 2.7), and broadcast.
-const LOCAL_MULTICAST: Subnet = Subnet { address: IpAddr::V4(std::net::Ipv4Addr::new(224, 0, 0, 0)), prefix: Some(24) };
+const LOCAL_MULTICAST: Subnet =
+    Subnet { address: IpAddr::V4(std::net::Ipv4Addr::new(224, 0, 0, 0)), prefix: Some(24) };
 const BROADCAST: Subnet = Subnet { address: IpAddr::V4(std::net::Ipv4Addr::BROADCAST), prefix: Some(32) };
 const MULTICAST_IPV6: Subnet =
     Subnet { address: IpAddr::V6(std::net::Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), prefix: Some(8) };
@@ -118,7 +119,9 @@ impl Table {
         };
         let isolated = matches!(network.kind, Kind::Isolated);
         if !isolated {
-            for subnet in network.addresses.iter().chain(network.routes.iter().map(|route| &route.destination)) {
+            for subnet in
+                network.addresses.iter().chain(network.routes.iter().map(|route| &route.destination))
+            {
                 let rule = by_device(self.note(network), Direction::Output);
                 let rule = in_subnet(rule, *subnet, true);
                 self.rule(from, rule.then(Verdict::Return));
@@ -130,8 +133,11 @@ impl Table {
             }
             let known = self.note(network).tracked(Ct::Known);
             self.rule(to, known.then(Verdict::Return));
-            let forwarded = self.note(network).tracked(Ct::DestinationTranslated);
-            self.rule(to, forwarded.then(Verdict::Return));
+            // What comes by a forwarded port, and what is answered to it, by whichever interface that was.
+            for chain in [from, to] {
+                let forwarded = self.note(network).tracked(Ct::DestinationTranslated);
+                self.rule(chain, forwarded.then(Verdict::Return));
+            }
         }
         for chain in [from, to] {
             let rule = self.note(network);
@@ -220,7 +226,7 @@ fn to_forwarded_port(rule: Rule, forward: &PortForward) -> Rule {
     let rule = rule.family_of(forward.guest_address);
     let rule = match forward.host_address {
         Some(host) => rule.address(false, true, host, host_bits(host)),
-        None => rule.to_this_host(),
+        None => rule.destined_here(),
     };
     let rule = rule.transport(forward.protocol.number());
     rule.field(Field::DESTINATION_PORT, &forward.host_port.to_be_bytes())

@@ -12,8 +12,8 @@ use std::io;
 use std::ops::RangeInclusive;
 
 pub(crate) use list::{Chain, ChainRule, Outcome, generation, list_chains, owned_tables};
-use rustix::net::netlink;
 pub(crate) use rule::{Ct, Direction, Field, Rule, Verdict, address_bytes, mask_bytes};
+use rustix::net::netlink;
 
 use crate::netlink::{APPEND, CREATE, Socket, Writer};
 

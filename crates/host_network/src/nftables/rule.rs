@@ -223,7 +223,7 @@ impl Rule {
     }
 
     /// Goes to an address that the host itself has.
-    pub(crate) fn to_this_host(self) -> Self {
+    pub(crate) fn destined_here(self) -> Self {
         const ADDRESS_TYPE: u32 = 3;
         const DESTINATION: u32 = 2;
         // `RTN_LOCAL` of linux/rtnetlink.h.

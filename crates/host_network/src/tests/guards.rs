@@ -134,7 +134,9 @@ fn ipv6_of_a_guest_is_its_own_and_it_is_no_router() {
 
 /// Says that the guest is a router for everything (RFC 4861, 4.2), once it has the address to say so with.
 fn advertise(guest: &Guest) {
-    use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with, sockopt};
+    use rustix::net::{
+        AddressFamily, SendFlags, SocketFlags, SocketType, ipproto, sendto, socket_with, sockopt,
+    };
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     while guest.sh("ip -6 addr show dev eth0 scope link").contains("tentative") {
         assert!(std::time::Instant::now() < deadline, "no address of the link");
@@ -160,7 +162,12 @@ fn many_guests_are_guarded_and_found_again() {
             .map(|last| Guard {
                 interface: format!("vnet{last}"),
                 mac: [0x52, 0x54, 0, 0, 0, last],
-                addresses: vec![subnet(&format!("10.0.0.{last}/32")), subnet(&format!("fd00::{last:x}/128")), subnet("10.1.0.0/16"), subnet("10.1.2.0/24")],
+                addresses: vec![
+                    subnet(&format!("10.0.0.{last}/32")),
+                    subnet(&format!("fd00::{last:x}/128")),
+                    subnet("10.1.0.0/16"),
+                    subnet("10.1.2.0/24"),
+                ],
             })
             .collect();
         for guard in &guards[..3] {
@@ -171,7 +178,13 @@ fn many_guests_are_guarded_and_found_again() {
         let networks = host.networks();
         assert!(networks.repair(&[], guards).await.unwrap().is_empty());
         let listed = sh("nft list table bridge vireo");
-        for wanted in ["\"vnet255\"", "\"vnet7\" . 52:54:00:00:00:07", "\"vnet9\" . 10.0.0.9", "\"vnet10\" . fd00::a", "\"vnet3\" . 10.1.0.0/16"] {
+        for wanted in [
+            "\"vnet255\"",
+            "\"vnet7\" . 52:54:00:00:00:07",
+            "\"vnet9\" . 10.0.0.9",
+            "\"vnet10\" . fd00::a",
+            "\"vnet3\" . 10.1.0.0/16",
+        ] {
             assert!(listed.contains(wanted), "{wanted}: {listed}");
         }
         assert!(networks.repair(&[], Vec::new()).await.unwrap().is_empty());

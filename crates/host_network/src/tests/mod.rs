@@ -2,6 +2,7 @@
 
 mod beside_others;
 mod guards;
+mod limits;
 mod passing;
 mod undone;
 
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use crate::*;
 
 /// Runs `test` as on a host of its own, where that is permitted: a network namespace, and sysctls of that.
-fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
+pub(crate) fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(Host) -> F + Send + 'static) {
     static REASON: OnceLock<()> = OnceLock::new();
     if let Some(missing) = missing() {
         REASON.get_or_init(|| eprintln!("skipped: {missing}"));
@@ -56,7 +57,7 @@ fn unshare_network() -> Result<(), rustix::io::Errno> {
 }
 
 /// The namespace of the test's thread.
-struct Host {
+pub(crate) struct Host {
     directory: tempfile::TempDir,
     /// Programs that keep namespaces of guests.
     name: u32,
@@ -79,7 +80,7 @@ fn run(program: &str, arguments: &[&str]) -> Output {
 }
 
 /// Runs a line of a shell; what it prints. Fails when it does.
-fn sh(line: &str) -> String {
+pub(crate) fn sh(line: &str) -> String {
     let output = run("sh", &["-c", &format!("set -e; {line}")]);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{line}: {errors}");
@@ -90,7 +91,11 @@ fn sh(line: &str) -> String {
 fn wait(mut happened: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
     while !happened() {
-        assert!(std::time::Instant::now() < deadline, "it never happens: {}", sh("ip -d link; nft list ruleset"));
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it never happens: {}",
+            sh("ip -d link; nft list ruleset")
+        );
         std::thread::yield_now();
     }
 }
@@ -117,15 +122,21 @@ impl Host {
         let guest = Guest { process };
         let pid = guest.process.id();
         // The namespace is there when it is another one.
-        while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap() == std::fs::read_link("/proc/thread-self/ns/net").unwrap()
+        while std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap()
+            == std::fs::read_link("/proc/thread-self/ns/net").unwrap()
         {
             std::thread::yield_now();
         }
         let temporary = format!("t{}x{}", self.name, pid % 100_000);
-        sh(&format!("ip link add {interface} type veth peer name {temporary}; ip link set {temporary} netns {pid} name eth0; ip link set {interface} up"));
+        sh(&format!(
+            "ip link add {interface} type veth peer name {temporary}; ip link set {temporary} netns {pid} name eth0; ip link set {interface} up"
+        ));
         guest.sh(&format!("ip link set lo up; {script}"));
         // The kernel looks at links that come up a little later, and drops what is sent before.
-        wait(|| guest.sh("ip -br link show eth0").contains(" UP ") && sh(&format!("ip -br link show {interface}")).contains(" UP "));
+        wait(|| {
+            guest.sh("ip -br link show eth0").contains(" UP ")
+                && sh(&format!("ip -br link show {interface}")).contains(" UP ")
+        });
         guest
     }
 
@@ -191,7 +202,9 @@ impl Listener {
 }
 
 fn call(address: SocketAddr) -> Option<SocketAddr> {
-    TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok().map(|stream| stream.local_addr().unwrap())
+    TcpStream::connect_timeout(&address, Duration::from_secs(1))
+        .ok()
+        .map(|stream| stream.local_addr().unwrap())
 }
 
 /// Runs on a thread in the namespace of a process.
@@ -241,7 +254,12 @@ fn everything() -> Vec<String> {
     let interfaces = sh("ls /proc/sys/net/ipv6/conf");
     let mut settings = String::new();
     for interface in interfaces.lines() {
-        for key in ["ipv4/conf/I/forwarding", "ipv4/conf/I/route_localnet", "ipv6/conf/I/forwarding", "ipv6/conf/I/accept_ra"] {
+        for key in [
+            "ipv4/conf/I/forwarding",
+            "ipv4/conf/I/route_localnet",
+            "ipv6/conf/I/forwarding",
+            "ipv6/conf/I/accept_ra",
+        ] {
             let key = key.replace('I', interface);
             settings += &format!("{key} {}\n", crate::sysctl::read(&key).unwrap_or_default());
         }
@@ -249,8 +267,12 @@ fn everything() -> Vec<String> {
     vec![
         // Addresses of a link that the kernel checks, and timers, change by themselves.
         sh("ip -o addr | sed 's/ tentative//'"),
-        sh("ip -o -d link | sed 's/_timer *[0-9.]*//g; s/topology_change[_detected]* [01]//g; s/state [A-Z]*//; s/<[^>]*>//'"),
-        sh("(ip route show table all; ip -6 route show table all) | grep -v 'linkdown\\|^multicast\\|^ff00\\|fe80' || true"),
+        sh(
+            "ip -o -d link | sed 's/_timer *[0-9.]*//g; s/topology_change[_detected]* [01]//g; s/state [A-Z]*//; s/<[^>]*>//'",
+        ),
+        sh(
+            "(ip route show table all; ip -6 route show table all) | grep -v 'linkdown\\|^multicast\\|^ff00\\|fe80' || true",
+        ),
         sh("nft -j list ruleset | sed 's/\"handle\": [0-9]*//g'"),
         settings,
         crate::sysctl::read("ipv4/ip_forward").unwrap(),

@@ -116,9 +116,12 @@ fn networks_do_not_reach_each_other_in_whichever_order_they_are() {
             network.addresses = vec![subnet(&format!("10.0.{number}.1/24"))];
             networks.check(&network, &all).await.unwrap();
             networks.start(&network).await.unwrap();
-            let script = format!("ip addr add 10.0.{number}.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.{number}.1");
+            let script = format!(
+                "ip addr add 10.0.{number}.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.{number}.1"
+            );
             let guest = host.guest(&format!("tap{number}"), &script);
             networks.connect(&network, &format!("tap{number}")).await.unwrap();
+            wait(|| sh(&format!("ip -br link show {name}")).contains(" UP "));
             assert!(guest.reaches(&format!("10.0.{number}.1")), "{number}");
             guests.push(guest);
             all.push(network);

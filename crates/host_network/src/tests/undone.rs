@@ -13,7 +13,8 @@ fn full() -> Network {
     network.forwards = vec![forward(2222, "192.168.122.10", 22)];
     let gateway = "192.168.122.5".parse().unwrap();
     network.routes = vec![Route { destination: subnet("10.55.0.0/16"), gateway, metric: Some(5) }];
-    network.settings = BridgeSettings { stp: true, forward_delay: 2, mtu: Some(1400), ..BridgeSettings::default() };
+    network.settings =
+        BridgeSettings { stp: true, forward_delay: 2, mtu: Some(1400), ..BridgeSettings::default() };
     network.bandwidth.inbound = Some(Limit { average: 1000, peak: None, burst: None });
     network
 }
@@ -28,7 +29,9 @@ fn a_stop_leaves_the_host_as_it_was() {
         networks.check(&network, &[]).await.unwrap();
         networks.start(&network).await.unwrap();
         let link = sh("ip -d link show virbr0");
-        for wanted in ["mtu 1400", "stp_state 1", "forward_delay 200", "alias vireo network", "52:54:00:0d:0e:0f"] {
+        for wanted in
+            ["mtu 1400", "stp_state 1", "forward_delay 200", "alias vireo network", "52:54:00:0d:0e:0f"]
+        {
             assert!(link.contains(wanted), "{wanted}: {link}");
         }
         assert!(sh("ip route").contains("10.55.0.0/16 via 192.168.122.5"));
@@ -92,7 +95,13 @@ fn a_daemon_killed_at_any_moment_is_followed_by_one_that_completes_or_removes() 
 
 /// What a network that runs has, without what goes up with each.
 fn complete() -> (String, String, String) {
-    (sh("ip -br addr show dev virbr0 | sed 's/fe80[^ ]*//'"), sh("nft list ruleset"), sh("ip route; tc qdisc show dev virbr0; ip -d link show virbr0 | grep -o 'mtu.*qdisc\\|forward_delay.*hello\\|alias.*'"))
+    (
+        sh("ip -br addr show dev virbr0 | sed 's/fe80[^ ]*//'"),
+        sh("nft list ruleset"),
+        sh(
+            "ip route; tc qdisc show dev virbr0; ip -d link show virbr0 | grep -o 'mtu.*qdisc\\|forward_delay.*hello\\|alias.*'",
+        ),
+    )
 }
 
 /// Starts or stops with a runtime of its own, which ends at that moment; whether it was done before.
@@ -116,13 +125,20 @@ fn killed_at(host: &Host, network: &Network, starts: bool, moment: usize) -> boo
 #[test]
 fn what_somebody_else_has_is_not_taken() {
     on_a_host(async |host: Host| {
-        sh("ip link add virbr0 type bridge; ip link add vireo0102030405 type bridge; ip link set vireo0102030405 up");
+        sh(
+            "ip link add virbr0 type bridge; ip link add vireo0102030405 type bridge; ip link set vireo0102030405 up",
+        );
         let before = everything();
         let (networks, network) = (host.networks(), nat());
-        for error in [networks.check(&network, &[]).await.unwrap_err(), networks.start(&network).await.unwrap_err()] {
-            assert!(error.to_string().contains("network 'default'") && error.to_string().contains("'virbr0'"), "{error}");
+        for error in
+            [networks.check(&network, &[]).await.unwrap_err(), networks.start(&network).await.unwrap_err()]
+        {
+            assert!(
+                error.to_string().contains("network 'default'") && error.to_string().contains("'virbr0'"),
+                "{error}"
+            );
         }
-        assert_eq!(networks.repair(&[network.clone()], Vec::new()).await.unwrap().len(), 1);
+        assert_eq!(networks.repair(std::slice::from_ref(&network), Vec::new()).await.unwrap().len(), 1);
         networks.stop(&network).await.unwrap();
         assert_as_before(&before, "after it");
         // One with another directory is somebody else as well.
@@ -154,13 +170,19 @@ fn what_collides_is_refused_before_anything_changes() {
             change(&mut network);
             network
         };
-        let addressed = |text: &'static str| with(&move |network: &mut Network| network.addresses = vec![subnet(text)]);
-        let forwarding = |port| with(&move |network: &mut Network| network.forwards = vec![forward(port, "192.168.122.10", 22)]);
+        let addressed =
+            |text: &'static str| with(&move |network: &mut Network| network.addresses = vec![subnet(text)]);
+        let forwarding = |port| {
+            with(&move |network: &mut Network| network.forwards = vec![forward(port, "192.168.122.10", 22)])
+        };
         let named = |name: &'static str| with(&move |network: &mut Network| network.bridge = name.to_owned());
         let nameless = Subnet { address: "fd00::1".parse().unwrap(), prefix: None };
         for (network, messages) in [
             (addressed("203.0.113.129/25"), vec!["203.0.113.129/25 overlaps", "203.0.113.1/24", "'up0'"]),
-            (addressed("10.66.7.1/24"), vec!["10.66.7.1/24 overlaps the route 10.66.0.0/16 of interface 'up0'"]),
+            (
+                addressed("10.66.7.1/24"),
+                vec!["10.66.7.1/24 overlaps the route 10.66.0.0/16 of interface 'up0'"],
+            ),
             (addressed("192.168.122.1/23"), vec!["overlaps 192.168.123.1/24 of network 'other'"]),
             (addressed("192.168.122.0/24"), vec!["own or broadcast address"]),
             (addressed("192.168.122.1/33"), vec!["prefix", "0 to 32"]),
@@ -172,14 +194,32 @@ fn what_collides_is_refused_before_anything_changes() {
             (named("br%d"), vec!["not a name that the kernel takes"]),
             (named("sixteen-letters-"), vec!["1 to 15 bytes"]),
             (named(""), vec!["1 to 15 bytes"]),
-            (forwarding(2022), vec!["TCP port 2022 to 192.168.122.10 port 22", "a program of this host listens"]),
+            (
+                forwarding(2022),
+                vec!["TCP port 2022 to 192.168.122.10 port 22", "a program of this host listens"],
+            ),
             (forwarding(0), vec!["port 0"]),
-            (with(&|network| network.forwards = vec![forward(80, "10.0.0.1", 80)]), vec!["in none of its subnets"]),
-            (with(&|network| network.forwards = vec![forward(80, "192.168.122.1", 80)]), vec!["the host's address in it"]),
-            (with(&|network| network.kind = Kind::Routed { device: Some("eth9".to_owned()) }), vec!["no interface 'eth9'"]),
-            (with(&|network| network.kind = Kind::ExistingBridge), vec!["addresses need a bridge of its own"]),
+            (
+                with(&|network| network.forwards = vec![forward(80, "10.0.0.1", 80)]),
+                vec!["in none of its subnets"],
+            ),
+            (
+                with(&|network| network.forwards = vec![forward(80, "192.168.122.1", 80)]),
+                vec!["the host's address in it"],
+            ),
+            (
+                with(&|network| network.kind = Kind::Routed { device: Some("eth9".to_owned()) }),
+                vec!["no interface 'eth9'"],
+            ),
+            (
+                with(&|network| network.kind = Kind::ExistingBridge),
+                vec!["addresses need a bridge of its own"],
+            ),
             (with(&|network| network.name = "other".to_owned()), vec!["has this name"]),
-            (with(&|network| network.settings.mac = Some([0x52, 0x54, 0, 1, 2, 3])), vec!["52:54:00:01:02:03", "'other'"]),
+            (
+                with(&|network| network.settings.mac = Some([0x52, 0x54, 0, 1, 2, 3])),
+                vec!["52:54:00:01:02:03", "'other'"],
+            ),
             (Network::new("ext", uuid(3), "up0", Kind::ExistingBridge), vec!["'up0' is not a bridge"]),
             (Network::new("ext", uuid(3), "br9", Kind::ExistingBridge), vec!["no bridge 'br9'"]),
         ] {
@@ -201,12 +241,15 @@ fn what_collides_is_refused_before_anything_changes() {
 #[test]
 fn a_bridge_of_somebody_else_and_lower_interfaces_are_only_used() {
     on_a_host(async |host: Host| {
-        sh("ip link add br0 type bridge; ip link set br0 up; ip link add low0 type dummy || ip link add low0 type veth peer name low1");
+        sh(
+            "ip link add br0 type bridge; ip link set br0 up; ip link add low0 type dummy || ip link add low0 type veth peer name low1",
+        );
         let before = everything();
         let networks = host.networks();
         let bridged = Network::new("ext", uuid(3), "br0", Kind::ExistingBridge);
         let devices = vec!["low0".to_owned()];
-        let direct = Network::new("direct", uuid(4), "", Kind::Macvtap { mode: MacvtapMode::Bridge, devices });
+        let direct =
+            Network::new("direct", uuid(4), "", Kind::Macvtap { mode: MacvtapMode::Bridge, devices });
         for network in [bridged, direct] {
             networks.check(&network, &[]).await.unwrap();
             networks.start(&network).await.unwrap();
