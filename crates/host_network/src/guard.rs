@@ -29,7 +29,7 @@ const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 const DHCP_SERVER: u16 = 67;
 const DHCPV6_SERVER: u16 = 547;
-/// ICMPv6: multicast listener reports, neighbour discovery (RFC 4861, RFC 3810).
+/// ICMPv6: neighbour discovery (RFC 4861, 4) and reports of multicast listeners (RFC 2710, 3; RFC 3810, 5).
 const REDIRECT: u8 = 137;
 const ROUTER_ADVERTISEMENT: u8 = 134;
 const ROUTER_SOLICITATION: u8 = 133;

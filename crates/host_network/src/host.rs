@@ -10,13 +10,12 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use crate::guard::{self, Guard, Guards};
-use crate::links::{Link, Links, Statistics};
+use crate::guard::{Guard, Guards};
+use crate::links::{Link, Links};
 use crate::network::{Kind, MacvtapMode, Network, Refused, Subnet};
-use crate::nftables::{self, Chain, Family, Hook, Transaction};
-use crate::rules::Table;
+use crate::state::{Shared, State};
 use crate::sysctl::{self, Record};
-use crate::{bandwidth, foreign, legacy, programs};
+use crate::{bandwidth, programs};
 
 /// Alias of bridges; the network's UUID and the maker's directory follow. Taps of machines have an absolute path there.
 const MARK: &str = "vireo network ";
@@ -27,8 +26,6 @@ const UNMARKED_DIGITS: usize = 10;
 const MOST_ALIAS_BYTES: usize = 255;
 /// Beginning of addresses of bridges that have none in their description (QEMU's, as libvirt's).
 const MAC: [u8; 3] = [0x52, 0x54, 0x00];
-/// How often rules are made anew because others changed theirs meanwhile.
-const MOST_TRIES: usize = 50;
 
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -94,20 +91,6 @@ pub struct HostNetwork {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-pub(crate) struct Shared {
-    options: Options,
-    state: Mutex<State>,
-}
-
-/// What should be there.
-#[derive(Debug)]
-struct State {
-    networks: BTreeMap<Uuid, Network>,
-    guards: Guards,
-    record: Record,
-}
-
 impl HostNetwork {
     /// Begins with nothing; [`repair`](Self::repair) says what should be there.
     ///
@@ -138,7 +121,8 @@ impl HostNetwork {
         self.ours(link).as_ref() == Some(uuid)
     }
 
-    /// Starts a network, or completes one that is half there. When it fails, nothing of it is left.
+    /// Starts a network, or completes one that is there or half there. When it fails, nothing is left of what was not there
+    /// before; guests of one that was there keep what works.
     ///
     /// Call [`check`](Self::check) before: what collides is not looked for again.
     ///
@@ -146,14 +130,19 @@ impl HostNetwork {
     /// What could not be done, and why.
     pub async fn start(&self, network: &Network) -> Result<Running, Error> {
         network.check()?;
+        let links = self.links(network)?;
+        let object = format!("network '{}'", network.name);
+        let before = links.by_name(&network.bridge).await;
+        let before = before.map_err(Error::host(&object, "cannot list interfaces"))?;
+        let there = before.is_some_and(|link| self.made_for(&link, &network.uuid));
         match self.make(network).await {
-            Ok(running) => Ok(running),
-            Err(error) => {
+            Err(error) if !there => {
                 if let Err(left) = self.stop(network).await {
                     tracing::warn!("what was made of network '{}' stays: {left}", network.name);
                 }
                 Err(error)
             }
+            made => made,
         }
     }
 
@@ -281,9 +270,11 @@ impl HostNetwork {
             }
         }
         let shared = Arc::clone(&self.shared);
+        let all = networks.iter().map(|network| (network.uuid, network.clone())).collect();
         blocking(move || {
             let mut state = shared.state.lock();
-            state.networks.clear();
+            // All at once: the first that is completed should not take away the rules of those that follow.
+            state.networks = all;
             state.guards = guards.into_iter().map(|guard| (guard.interface.clone(), guard)).collect();
         })
         .await?;
@@ -298,7 +289,7 @@ impl HostNetwork {
         Ok(failed)
     }
 
-    fn links(&self, network: &Network) -> Result<Links, Error> {
+    pub(crate) fn links(&self, network: &Network) -> Result<Links, Error> {
         let object = format!("network '{}'", network.name);
         Links::open().map_err(Error::host(&object, "cannot ask the kernel for interfaces (netlink)"))
     }
@@ -323,152 +314,6 @@ impl HostNetwork {
             applied
         });
         changed.await.and_then(|applied| applied).map_err(Error::host(&object, operation))
-    }
-
-    /// Keeps a guest from pretending to be another: only these addresses pass from its interface from now on.
-    ///
-    /// # Errors
-    /// The kernel does not take it.
-    pub async fn guard(&self, guard: Guard) -> Result<(), Error> {
-        let interface = guard.interface.clone();
-        let object = format!("interface {interface}");
-        crate::network::interface_name(&interface)
-            .map_err(|reason| Refused { network: interface.clone(), reason })?;
-        self.change_guard(interface, move |_| Some(guard))
-            .await
-            .map_err(Error::host(&object, "cannot guard its addresses"))
-    }
-
-    /// Changes the addresses of a guest that is guarded, like at a new lease.
-    ///
-    /// # Errors
-    /// It is not guarded, or the kernel does not take it.
-    pub async fn set_addresses(&self, interface: &str, addresses: Vec<Subnet>) -> Result<(), Error> {
-        let object = format!("interface {interface}");
-        let mut missing = false;
-        if !self.shared.state.lock().guards.contains_key(interface) {
-            missing = true;
-        }
-        if missing {
-            let reason = io::Error::new(io::ErrorKind::NotFound, "it is not guarded");
-            return Err(Error::host(&object, "cannot change its addresses")(reason));
-        }
-        self.change_guard(interface.to_owned(), move |guard| {
-            guard.map(|guard| Guard { addresses, ..guard.clone() })
-        })
-        .await
-        .map_err(Error::host(&object, "cannot change its addresses"))
-    }
-
-    /// Lets everything pass from an interface; one that is not guarded is fine.
-    ///
-    /// # Errors
-    /// The kernel does not take it.
-    pub async fn unguard(&self, interface: &str) -> Result<(), Error> {
-        let object = format!("interface {interface}");
-        self.change_guard(interface.to_owned(), |_| None)
-            .await
-            .map_err(Error::host(&object, "cannot stop guarding its addresses"))
-    }
-
-    async fn change_guard(
-        &self,
-        interface: String,
-        change: impl FnOnce(Option<&Guard>) -> Option<Guard> + Send + 'static,
-    ) -> io::Result<()> {
-        let shared = Arc::clone(&self.shared);
-        blocking(move || {
-            let mut state = shared.state.lock();
-            let before = state.guards.get(&interface).cloned();
-            let after = change(before.as_ref());
-            let first = state.guards.is_empty();
-            match after.clone() {
-                Some(guard) => state.guards.insert(interface.clone(), guard),
-                None => state.guards.remove(&interface),
-            };
-            let table = &shared.options.table;
-            let mut transaction = Transaction::new(None);
-            if first || state.guards.is_empty() {
-                if before.is_none() && after.is_none() {
-                    return Ok(());
-                }
-                guard::write(&state.guards, table, &mut transaction);
-            } else {
-                guard::change(before.as_ref(), after.as_ref(), table, &mut transaction);
-            }
-            let mut committed = transaction.commit();
-            // Somebody has removed the table or an element: all of it, then.
-            if committed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-                let mut whole = Transaction::new(None);
-                guard::write(&state.guards, table, &mut whole);
-                committed = whole.commit();
-            }
-            if committed.is_err() {
-                match before {
-                    Some(guard) => state.guards.insert(interface, guard),
-                    None => state.guards.remove(&interface),
-                };
-            }
-            committed
-        })
-        .await?
-    }
-
-    /// Makes a guest's interface a port of a network's bridge, with what the network says of ports.
-    ///
-    /// # Errors
-    /// The interface or the bridge is not there, or the kernel does not do it.
-    pub async fn connect(&self, network: &Network, interface: &str) -> Result<(), Error> {
-        let object = format!("interface {interface}");
-        let at = |operation: &str| Error::host(&object, operation);
-        let links = self.links(network)?;
-        let port = named(&links, interface).await?;
-        let bridge = named(&links, &network.bridge).await?;
-        let operation = format!("cannot make it a port of bridge '{}'", bridge.name);
-        links.set_controller(port.index, bridge.index).await.map_err(at(&operation))?;
-        if network.isolated_ports {
-            links.set_port(port.index, true).await.map_err(at("cannot isolate it"))?;
-        }
-        Ok(())
-    }
-
-    /// Takes the link of a guest's interface down or brings it up.
-    ///
-    /// # Errors
-    /// There is no such interface, or the kernel does not do it.
-    pub async fn set_link(&self, interface: &str, up: bool) -> Result<(), Error> {
-        let object = format!("interface {interface}");
-        let at = |operation: &str| Error::host(&object, operation);
-        let links = Links::open().map_err(at("cannot ask the kernel (netlink)"))?;
-        let link = named(&links, interface).await?;
-        links.set_up(link.index, up).await.map_err(at("cannot change its state"))
-    }
-
-    /// What has passed an interface, as the host sees it.
-    ///
-    /// # Errors
-    /// There is no such interface, or the kernel can't be asked.
-    pub async fn statistics(&self, interface: &str) -> Result<Statistics, Error> {
-        let object = format!("interface {interface}");
-        let links = Links::open().map_err(Error::host(&object, "cannot ask the kernel (netlink)"))?;
-        Ok(named(&links, interface).await?.statistics)
-    }
-
-    /// Limits what passes a guest's interface; without limits everything passes again.
-    ///
-    /// # Errors
-    /// There is no such interface, a limit makes no sense, or the kernel does not do it.
-    pub async fn limit(&self, interface: &str, limits: crate::Bandwidth) -> Result<(), Error> {
-        let object = format!("interface {interface}");
-        for limit in [limits.inbound, limits.outbound].into_iter().flatten() {
-            limit.check().map_err(|reason| Refused { network: interface.to_owned(), reason })?;
-        }
-        let links = Links::open().map_err(Error::host(&object, "cannot ask the kernel (netlink)"))?;
-        let index = named(&links, interface).await?.index;
-        blocking(move || bandwidth::set(index, &limits))
-            .await
-            .and_then(|set| set)
-            .map_err(Error::host(&object, "cannot limit its bandwidth"))
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared> {
@@ -540,140 +385,6 @@ fn mac_of(network: &Network) -> [u8; 6] {
     let [.., a, b, c] = *network.uuid.as_bytes();
     let [x, y, z] = MAC;
     [x, y, z, a, b, c]
-}
-
-impl Shared {
-    /// Makes rules and settings of the host what the state says.
-    fn apply(&self, state: &mut State) -> io::Result<()> {
-        let networks: Vec<Network> = state.networks.values().cloned().collect();
-        let networks: Vec<&Network> = networks.iter().collect();
-        let forwarding = networks.iter().any(|network| network.forwards_packets());
-        if forwarding {
-            forward_packets(&mut state.record, &networks)?;
-        }
-        let chains = self.commit(&networks)?;
-        let own = &self.options.table;
-        let legacy = legacy::apply(own, &networks)?;
-        if !legacy.is_empty() {
-            tracing::info!(
-                "{} rules were added to the old packet filter, which refuses packets",
-                legacy.len()
-            );
-        }
-        programs::firewalld(&networks)?;
-        if !forwarding && !state.record.is_empty() {
-            if others_forward(own, &chains) {
-                tracing::info!("forwarding of packets stays on: others have rules for it");
-                state.record.forget()?;
-            } else {
-                state.record.restore()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Replaces all rules of networks in one transaction.
-    fn commit(&self, networks: &[&Network]) -> io::Result<Vec<Chain>> {
-        let own = &self.options.table;
-        let table = Table::of(networks);
-        for _ in 0..MOST_TRIES {
-            let generation = nftables::generation()?;
-            let chains = nftables::list_chains()?;
-            let changes = foreign::Changes::of(own, &chains, &nftables::owned_tables()?, networks);
-            let there = chains.iter().any(|chain| chain.family == Family::Inet && chain.table == *own);
-            let mut transaction = Transaction::new(Some(generation));
-            if there || !table.is_empty() {
-                table.write(Family::Inet, own, &mut transaction);
-            }
-            changes.write(&mut transaction);
-            match transaction.commit() {
-                Ok(()) => {
-                    for table in changes.tables() {
-                        tracing::info!("rules were added where packets are refused: {table}");
-                    }
-                    return Ok(chains);
-                }
-                // Others have changed theirs meanwhile.
-                Err(error) if matches!(Errno::from_io_error(&error), Some(RESTART | Errno::NOENT)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(io::Error::other("others change their rules all the time"))
-    }
-
-    /// Puts back what somebody has removed; all of it when `whole`. Returns whether there was something to do.
-    pub(crate) fn put_back(&self, whole: bool) -> io::Result<bool> {
-        let mut state = self.state.lock();
-        if !whole && self.is_complete(&state)? {
-            return Ok(false);
-        }
-        self.apply(&mut state)?;
-        let chains = nftables::list_chains()?;
-        let there =
-            chains.iter().any(|chain| chain.family == Family::Bridge && chain.table == self.options.table);
-        if there || !state.guards.is_empty() {
-            let mut transaction = Transaction::new(None);
-            guard::write(&state.guards, &self.options.table, &mut transaction);
-            transaction.commit()?;
-        }
-        Ok(true)
-    }
-
-    /// Whether the kernel has all rules.
-    fn is_complete(&self, state: &State) -> io::Result<bool> {
-        let own = &self.options.table;
-        let networks: Vec<&Network> = state.networks.values().collect();
-        let chains = nftables::list_chains()?;
-        let count = |family| -> usize {
-            let ours = chains.iter().filter(|chain| chain.family == family && chain.table == *own);
-            ours.map(|chain| chain.rules.len()).sum()
-        };
-        let complete = count(Family::Inet) == Table::of(&networks).count()
-            && count(Family::Bridge) == guard::count(&state.guards)
-            && foreign::Changes::of(own, &chains, &nftables::owned_tables()?, &networks).is_empty();
-        Ok(complete)
-    }
-}
-
-/// `ERESTART`: the tables changed since they were read. Programs see it from netlink only.
-const RESTART: Errno = Errno::from_raw_os_error(85);
-
-/// Has the host forward packets.
-fn forward_packets(record: &mut Record, networks: &[&Network]) -> io::Result<()> {
-    let forwarding: Vec<&&Network> = networks.iter().filter(|network| network.forwards_packets()).collect();
-    if forwarding.iter().any(|network| network.has(true)) {
-        record.change("ipv4/ip_forward", "1")?;
-    }
-    if forwarding.iter().any(|network| network.has(false)) && sysctl::read("ipv6/conf/all/forwarding")? != "1"
-    {
-        // A router ignores the advertisements that a host has its own addresses from, unless told (accept_ra 2).
-        for interface in fs::read_dir("/proc/sys/net/ipv6/conf")? {
-            let name = interface?.file_name().to_string_lossy().into_owned();
-            let ours = networks.iter().any(|network| network.bridge == name);
-            let key = format!("ipv6/conf/{name}/accept_ra");
-            if !ours && !["all", "default", "lo"].contains(&name.as_str()) && sysctl::read(&key)? == "1" {
-                record.change(&key, "2")?;
-            }
-        }
-        record.change("ipv6/conf/all/forwarding", "1")?;
-    }
-    Ok(())
-}
-
-/// Whether somebody else has rules for packets that are forwarded.
-fn others_forward(own: &str, chains: &[Chain]) -> bool {
-    let forwards = |chain: &Chain| {
-        matches!(
-            (chain.kind.as_deref(), chain.hook),
-            (Some("filter"), Some(Hook::Forward)) | (Some("nat"), Some(Hook::Postrouting))
-        )
-    };
-    let mark = format!("{own}: ");
-    let theirs = |chain: &Chain| {
-        let ours = |comment: &Option<String>| comment.as_deref().is_some_and(|text| text.starts_with(&mark));
-        chain.drops || chain.rules.iter().any(|rule| !ours(&rule.comment))
-    };
-    chains.iter().any(|chain| chain.table != own && forwards(chain) && theirs(chain)) || legacy::in_use("nat")
 }
 
 /// How a lower interface is used, for the log and for messages.

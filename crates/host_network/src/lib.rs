@@ -27,6 +27,7 @@ mod check;
 mod foreign;
 mod guard;
 mod host;
+mod interfaces;
 mod legacy;
 mod links;
 mod macvtap;
@@ -35,6 +36,7 @@ mod network;
 mod nftables;
 mod programs;
 mod rules;
+mod state;
 mod sysctl;
 #[cfg(test)]
 mod tests;

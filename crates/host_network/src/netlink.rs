@@ -86,6 +86,12 @@ impl Writer {
         self
     }
 
+    /// What was written.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Where the next message begins.
     pub(crate) fn position(&self) -> usize {
         self.bytes.len()

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Where settings are, as the reading thread's network namespace has them.
 const ROOT: &str = "/proc/sys/net";
@@ -53,7 +53,7 @@ impl Record {
         let changed = text.lines().filter_map(|line| {
             let mut words = line.split(' ');
             let (key, found, given) = (words.next()?, words.next()?, words.next()?);
-            let known = !key.contains("..") && !key.starts_with('/');
+            let known = Path::new(key).components().all(|part| matches!(part, Component::Normal(_)));
             known.then(|| (key.to_owned(), (found.to_owned(), given.to_owned())))
         });
         let changed = changed.collect();

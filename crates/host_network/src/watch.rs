@@ -15,9 +15,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-use crate::host::{HostNetwork, Shared, blocking};
+use crate::host::{HostNetwork, blocking};
 use crate::legacy;
 use crate::netlink::{Socket, messages};
+use crate::state::Shared;
 
 /// `NFNLGRP_NFTABLES` of linux/netfilter/nfnetlink.h is 7.
 const GROUP: u32 = 1 << 6;

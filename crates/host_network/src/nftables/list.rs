@@ -218,3 +218,62 @@ impl Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::nftables::{Ct, Direction, Rule, Verdict};
+
+    fn read(rule: &Rule) -> ChainRule {
+        let mut written = Writer::default();
+        written.text(1, "t").text(2, "c").attribute(3, &7_u64.to_be_bytes());
+        rule.write(&mut written);
+        let mut message = Writer::default();
+        message.message(0, 0, 1, &header(2, 0), |attributes| {
+            attributes.append(&written);
+        });
+        let bytes = message.bytes();
+        let payload = crate::netlink::messages(bytes).next().unwrap().payload;
+        super::rule(payload).unwrap().3
+    }
+
+    #[test]
+    fn rules_are_read_as_they_were_written() {
+        let unconditional = read(&Rule::new("a: b").then(Verdict::Drop));
+        assert_eq!(unconditional.comment.as_deref(), Some("a: b"));
+        assert_eq!((unconditional.handle, unconditional.conditional), (7, false));
+        assert_eq!(unconditional.outcome, Outcome::Refuse);
+        let named = Rule::new("").interface(Direction::Input, "docker0").tracked(Ct::Known);
+        let named = read(&named.then(Verdict::Jump("next".to_owned())));
+        assert_eq!(named.interfaces, ["docker0"]);
+        assert_eq!((named.conditional, named.outcome), (true, Outcome::Jump("next".to_owned())));
+        let others = read(&Rule::new("").other_interface(Direction::Output, "docker0").then(Verdict::Reject));
+        assert_eq!((others.interfaces.len(), others.outcome), (0, Outcome::Refuse));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_taken_apart(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            chain(&bytes);
+            rule(&bytes);
+            comment(&bytes);
+        }
+
+        #[test]
+        fn expressions_of_any_bytes_are_taken_apart(
+            name in prop::sample::select(vec!["meta", "cmp", "immediate", "lookup", "target", "payload"]),
+            data in proptest::collection::vec(any::<u8>(), 0..60),
+            kinds in proptest::collection::vec(0..8_u16, 0..5),
+        ) {
+            let mut written = Writer::default();
+            for kind in kinds {
+                written.attribute(kind, &data);
+            }
+            let mut reading = Reading::default();
+            reading.expression(name, Attributes(written.bytes()));
+            prop_assert!(reading.interfaces.len() <= 1);
+        }
+    }
+}
