@@ -1,5 +1,7 @@
 //! What passes, and what does not.
 
+use std::net::UdpSocket;
+
 use super::*;
 
 #[test]
@@ -163,11 +165,23 @@ fn a_forwarded_port_leads_to_the_guest_from_outside_the_host_and_its_network() {
         }
         assert!(guest.call("192.168.122.1:2222").is_some(), "from itself");
         assert!(outside.call("203.0.113.1:22").is_none(), "no other port");
-        // The host's own 127.0.0.1 is not the guests'.
-        let local = TcpListener::bind("127.0.0.1:8080").unwrap();
-        other.sh("ip route add 127.0.0.0/8 via 192.168.122.1 table 9; ip rule add pref 0 to 127.0.0.0/8 lookup 9; echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet");
-        assert!(other.call("127.0.0.1:8080").is_none());
-        drop(local);
+        // The host's own 127.0.0.1 is not the guests', although it is forwarded from there.
+        let local = UdpSocket::bind("127.0.0.1:8080").unwrap();
+        local.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        other.sh(
+            "ip link set lo down; ip route flush table local dev lo; ip route add 127.0.0.0/8 via 192.168.122.1; \
+            echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet",
+        );
+        let send = || {
+            in_namespace_of(other.process.id(), || {
+                UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"hello", "127.0.0.1:8080").unwrap();
+            });
+        };
+        send();
+        assert!(local.recv(&mut [0; 16]).is_err());
+        sh("nft flush chain inet vireo guard_loopback");
+        send();
+        assert_eq!(local.recv(&mut [0; 16]).unwrap(), 5, "it is this rule that keeps it");
     });
 }
 
@@ -198,6 +212,10 @@ fn a_link_is_taken_down_and_up_and_counts_what_passes() {
         networks.set_link("vnet10", false).await.unwrap();
         assert!(!guest.reaches("192.168.122.1"));
         networks.set_link("vnet10", true).await.unwrap();
+        wait(|| {
+            guest.sh("ip -br link show eth0").contains(" UP ")
+                && sh("ip -br link show virbr0").contains(" UP ")
+        });
         assert!(guest.reaches("192.168.122.1"));
         let error = networks.statistics("vnet99").await.unwrap_err().to_string();
         assert!(error.contains("vnet99") && error.contains("no such interface"), "{error}");
