@@ -7,12 +7,12 @@
 //! The kernel remembers it: bridges have an alias (IFLA_IFALIAS) with the network's UUID and the directory of whoever made them; rules
 //! are in tables of our own name, and those in others' chains have a comment that begins with it. What is not marked so is never
 //! changed or removed. A bridge has a name of its own (`vireo` and ten digits of the UUID) until it is marked, so it can be told
-//! even if its maker died between the two steps. Settings of the whole host are written down before they change ([`sysctl`]).
+//! even if its maker died between the two steps. Settings of the whole host are written down before they change (`sysctl`).
 //!
 //! # Rules
 //! All rules of all networks are made from their descriptions and replace what was there, in one transaction over netlink (no program,
-//! no library): there is nothing half done, and putting them back is the same as making them. [`rules`] says what they do, [`foreign`]
-//! and [`legacy`] how packets pass where Docker, firewalld or an administrator refuses what is not known, [`guard`] how guests are
+//! no library): there is nothing half done, and putting them back is the same as making them. `rules` says what they do, `foreign`
+//! and `legacy` how packets pass where Docker, firewalld or an administrator refuses what is not known, `guard` how guests are
 //! kept from pretending to be others. A [`Watcher`] hears of every change of rules on the host and puts ours back.
 //!
 //! # Trust

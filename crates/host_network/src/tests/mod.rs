@@ -176,7 +176,7 @@ impl Guest {
     }
 
     fn reaches(&self, address: &str) -> bool {
-        self.inside(&format!("ping -n -c 1 -W 1 {address}")).status.success()
+        self.inside(&format!("ping -n -c 1 -W 3 {address}")).status.success()
     }
 
     /// Something that listens inside, and says who has called.
@@ -202,7 +202,7 @@ impl Listener {
 }
 
 fn call(address: SocketAddr) -> Option<SocketAddr> {
-    TcpStream::connect_timeout(&address, Duration::from_secs(1))
+    TcpStream::connect_timeout(&address, Duration::from_secs(3))
         .ok()
         .map(|stream| stream.local_addr().unwrap())
 }
