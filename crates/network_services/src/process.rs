@@ -84,7 +84,7 @@ pub enum ServeError {
     Confinement(#[from] ConfinementError),
 }
 
-/// Serves a network until SIGTERM or SIGINT. Takes a process with one thread, which it confines for good.
+/// Serves a network until SIGTERM or SIGINT; says `ready` on standard output when it does. Takes a process with one thread, which it confines for good.
 pub fn serve(options: &Options) -> Result<(), ServeError> {
     let plan = read(&options.description_path)?.check()?;
     let _lock = lock(&options.database_path.with_extension("lock"))?;
@@ -140,6 +140,8 @@ async fn run(plan: Plan, opened: Opened, control: &Path) -> Result<(), ServeErro
     tracing::info!("network {:?} is served", plan.description.name);
     let (service, mut tasks) = Service::start(plan, &leases, sockets, database);
     tasks.spawn(accept(Arc::clone(&service), listener, owner));
+    // Whoever started it may not listen.
+    let _ = writeln!(io::stdout(), "ready");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
