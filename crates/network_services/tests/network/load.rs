@@ -91,6 +91,25 @@ pub(crate) fn two_hundred_and_fifty_guests_at_once_have_each_an_address() -> Res
     Ok(())
 }
 
+/// Until the database's log was written back more than once, which the process has to do without its rights.
+pub(crate) fn a_lease_is_renewed_for_years() -> Result<(), Skipped> {
+    let laboratory = Laboratory::new(&description())?;
+    let socket = client(&laboratory);
+    let mut buffer = [0; 2048];
+    let options = [DhcpOption::RequestedIpAddress(Ipv4Addr::new(10, 7, 0, 150))];
+    let renew = message(1, MessageType::Request, &options);
+    for renewal in 0..1500 {
+        socket.send_to(&renew, everybody()).unwrap();
+        let (length, _) = socket.recv_from(&mut buffer).expect("no answer");
+        let reply = Message::from_bytes(&buffer[..length]).unwrap();
+        assert_eq!(reply.opts().msg_type(), Some(MessageType::Ack), "{renewal}");
+    }
+    let written = std::fs::metadata(laboratory.path("leases.sqlite")).unwrap().len();
+    let log = std::fs::metadata(laboratory.path("leases.sqlite-wal")).unwrap().len();
+    assert!(log < 6 << 20, "the log is never written back: {log} bytes beside {written}");
+    Ok(())
+}
+
 pub(crate) fn garbage_harms_nobody() -> Result<(), Skipped> {
     let laboratory = Laboratory::new(&description())?;
     let bound = laboratory.obtain(&[])?;

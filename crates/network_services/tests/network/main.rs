@@ -39,6 +39,7 @@ const TESTS: &[Test] = &[
     ),
     ("a_description_is_replaced_whole_or_not_at_all", process::a_description_is_replaced_whole_or_not_at_all),
     ("the_process_has_no_rights_left_and_is_alone", process::the_process_has_no_rights_left_and_is_alone),
+    ("a_lease_is_renewed_for_years", load::a_lease_is_renewed_for_years),
     ("garbage_harms_nobody", load::garbage_harms_nobody),
     (
         "250_guests_at_once_have_each_an_address",
