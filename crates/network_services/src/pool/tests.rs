@@ -128,6 +128,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Whether no lease in force of another guest has ended.
+fn nobody_else_loses(events: &[LeaseEvent], guest: u8) -> bool {
+    events.iter().all(|event| event.change != LeaseChange::Released || event.lease.mac == holder(guest).mac)
+}
+
 proptest! {
     #[test]
     fn no_address_is_given_twice_or_that_may_not_be_given(steps in proptest::collection::vec(step(), 1..200)) {
@@ -140,12 +145,14 @@ proptest! {
                 Step::Obtain(guest, wanted) => {
                     if let Some(address) = pool.offer(holder(guest), wanted, reservation(guest), now) {
                         prop_assert!(pool.may_have(holder(guest), address, reservation(guest), now));
-                        pool.grant(lease(holder(guest), address, now));
+                        let events = pool.grant(lease(holder(guest), address, now));
+                        prop_assert!(nobody_else_loses(&events, guest));
                     }
                 }
                 Step::Take(guest, address) => {
                     if pool.may_have(holder(guest), address, reservation(guest), now) {
-                        pool.grant(lease(holder(guest), address, now));
+                        let events = pool.grant(lease(holder(guest), address, now));
+                        prop_assert!(nobody_else_loses(&events, guest));
                     }
                 }
                 Step::Release(guest, address) => drop(pool.release(holder(guest), address, now)),
