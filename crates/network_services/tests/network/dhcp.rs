@@ -114,8 +114,9 @@ pub(crate) fn advertisements_make_the_guest_use_the_router() -> Result<(), Skipp
             told.by_ref().map(Result::unwrap).find(|line| parts.iter().all(|part| line.contains(part)));
         assert!(found.is_some());
     };
-    laboratory.start();
+    // It is not there for the first advertisement, and asks for one.
     laboratory.guest.run("ip", &["link", "set", "eth0", "down"]);
+    laboratory.start();
     laboratory.guest.run("ip", &["link", "set", "eth0", "up"]);
     wait_for(["default via fe80", "proto ra"]);
     let addresses = laboratory.guest.run("ip", &["-6", "address", "show", "dev", "eth0"]);
