@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use daemon::{Instance, Running, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +22,8 @@ Exit codes: 0 when told to end, 1 when it could not run, 2 when the options are 
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
     /// Directory for what has to outlive a restart of the host [default: /var/lib/vireo, or vireo in the user's XDG state directory]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
@@ -35,8 +37,26 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     machine_program: Option<PathBuf>,
     /// Say more: -v informs, -vv debugs, -vvv traces
-    #[arg(short, action = clap::ArgAction::Count)]
+    #[arg(short, action = clap::ArgAction::Count, global = true)]
     verbosity: u8,
+}
+
+/// Processes that the daemon starts beside itself.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// DHCP, router advertisements and DNS of one virtual network
+    #[command(hide = true)]
+    NetworkServices {
+        /// The network's description
+        #[arg(long, value_name = "FILE")]
+        description: PathBuf,
+        /// Directory for leases
+        #[arg(long, value_name = "DIR")]
+        state: PathBuf,
+        /// Where the daemon connects
+        #[arg(long, value_name = "SOCKET")]
+        control: PathBuf,
+    },
 }
 
 /// Lets all threads share one heap. What one thread has freed after a large answer is there for the others then, where heaps of
@@ -57,13 +77,28 @@ fn main() -> ExitCode {
         _ => tracing::Level::TRACE,
     };
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).init();
-    match settings(&arguments).and_then(run) {
+    let ended = match &arguments.part {
+        Some(Part::NetworkServices { description, state, control }) => {
+            serve_network(description, state, control).context("network services")
+        }
+        None => settings(&arguments).and_then(run),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vireod: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve_network(description: &Path, state: &Path, control: &Path) -> anyhow::Result<()> {
+    let options = network_services::Options {
+        description_path: description.to_owned(),
+        database_path: state.join("leases.sqlite"),
+        control_socket: control.to_owned(),
+    };
+    Ok(network_services::serve(&options)?)
 }
 
 fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
