@@ -14,6 +14,7 @@ mod guest_agent;
 mod host_network;
 mod instance;
 pub mod machine_process;
+mod network;
 mod service;
 mod sockets;
 pub mod store;

@@ -7,6 +7,7 @@ mod capabilities;
 mod connection;
 mod domain;
 mod events;
+mod network;
 mod node;
 mod storage;
 
@@ -28,6 +29,7 @@ use crate::domain::{Domain, DomainError, Domains, Form, Machines};
 use crate::guest_agent::GuestAgents;
 use crate::instance::Settings;
 use crate::machine_process::confinement::Limits;
+use crate::network::{Networks, Running};
 use crate::store::{Kind, Record, Store};
 
 /// Everything that the daemon knows and does, behind its procedures.
@@ -38,6 +40,8 @@ pub(crate) struct Daemon {
     store: Arc<Store>,
     subscriptions: Arc<Subscriptions>,
     pools: Arc<Pools>,
+    networks: Networks,
+    network_life: Running,
     domains: Arc<Domains>,
     machines: Arc<Machines>,
     consoles: Consoles,
@@ -59,7 +63,9 @@ impl Daemon {
         let (domains, others): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.kind == Kind::Domain);
         let (domains, lives) = Domains::restore(domain::host_defaults(&settings), domains);
-        let pools = others.into_iter().filter(|record| record.kind == Kind::Pool).collect();
+        let (pools, networks): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|record| record.kind == Kind::Pool);
+        let networks = Networks::restore(&networks);
         let pools = Arc::new(Pools::restore(&settings, pools));
         let (store, domains, subscriptions) = (Arc::new(store), Arc::new(domains), Arc::default());
         let layout = Layout {
@@ -86,6 +92,8 @@ impl Daemon {
             store,
             subscriptions,
             pools,
+            networks,
+            network_life: Running::default(),
             domains,
             machines,
             consoles: Consoles::default(),
@@ -146,6 +154,7 @@ pub(crate) fn table() -> Table<Daemon> {
         node::register,
         events::register,
         storage::register,
+        network::register,
         domain::register,
         capabilities::register,
     ];
