@@ -7,12 +7,16 @@
 //! |---|---|
 //! | this one | a network |
 //! | `registry` | all of them: by UUID and by name, and the order in which they are written down |
+//! | `description` | what a definition means on this host |
+//! | `served` | the process that serves a network |
 //! | `running` | what runs: started, changed, stopped, found again |
 //! | `error` | why something can't be done |
 
+mod description;
 pub(crate) mod error;
 pub(crate) mod registry;
 pub(crate) mod running;
+mod served;
 
 use std::sync::Arc;
 
@@ -23,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::error::NetworkError;
 pub(crate) use self::registry::{Change, Networks};
 pub(crate) use self::running::Running;
+use crate::machine_process::ProcessIdentity;
 use crate::store::{Kind, Record};
 
 /// Which of a network's documents a change is for.
@@ -39,6 +44,8 @@ pub(crate) struct Affected {
 pub(crate) struct Live {
     /// The definition that it was started from.
     pub(crate) document: Arc<Definition>,
+    /// The process that serves it; none when nothing is served.
+    pub(crate) services: Option<ProcessIdentity>,
 }
 
 /// What the next daemon needs to find a network running.
@@ -46,6 +53,8 @@ pub(crate) struct Live {
 struct LiveRecord {
     /// The document.
     document: String,
+    /// The process that serves it.
+    services: Option<ProcessIdentity>,
 }
 
 /// A network as it is at one moment: defined, running, or both.
@@ -79,10 +88,10 @@ impl Network {
         let read = |document: &String| Definition::parse(document).map(Arc::new);
         let definition = record.definition.as_ref().map(read).transpose()?;
         let live = record.live.as_ref().map(|live| -> Result<Live, NetworkError> {
-            let LiveRecord { document } = serde_json::from_str(live).map_err(|error| {
+            let LiveRecord { document, services } = serde_json::from_str(live).map_err(|error| {
                 NetworkError::Broken(format!("what is known of the running network: {error}"))
             })?;
-            Ok(Live { document: read(&document)? })
+            Ok(Live { document: read(&document)?, services })
         });
         Ok(Self {
             uuid: Uuid(record.uuid),
@@ -95,7 +104,10 @@ impl Network {
 
     /// What is written down of it.
     fn record(&self) -> Record {
-        let live = self.live.as_ref().map(|live| LiveRecord { document: live.document.to_xml() });
+        let live = self
+            .live
+            .as_ref()
+            .map(|live| LiveRecord { document: live.document.to_xml(), services: live.services.clone() });
         Record {
             kind: Kind::Network,
             uuid: self.uuid.0,
@@ -115,8 +127,8 @@ impl Network {
     }
 
     /// The same network, running.
-    pub(crate) fn with_live(&self, document: Definition) -> Self {
-        Self { live: Some(Live { document: Arc::new(document) }), ..self.clone() }
+    pub(crate) fn with_live(&self, live: Live) -> Self {
+        Self { live: Some(live), ..self.clone() }
     }
 
     /// The same network after its end; nothing is left of one without definition.

@@ -13,7 +13,7 @@ use libvirt_xml::network::Network as Definition;
 use libvirt_xml::network::{assign, check};
 use parking_lot::{Mutex, RwLock};
 
-use super::{Affected, Network, NetworkError};
+use super::{Network, NetworkError};
 use crate::store::{self, Kind, Receipt, Record, Store};
 
 /// The host's networks.
@@ -187,28 +187,6 @@ impl Networks {
                 return Err(NetworkError::Invalid("cannot set autostart for transient network".to_owned()));
             }
             Ok(Some(Network { autostart, ..before.clone() }))
-        })
-    }
-
-    /// Changes a network's documents. `edit` must leave name and UUID alone, and give what is completed and checked.
-    pub(crate) fn edit(
-        &self,
-        store: &Store,
-        uuid: Uuid,
-        affected: Affected,
-        mut edit: impl FnMut(&Definition) -> Result<Definition, NetworkError>,
-    ) -> Result<Change, NetworkError> {
-        self.change_known(store, uuid, |before| {
-            let mut after = before.clone();
-            if affected.live {
-                let live = before.live().ok_or_else(NetworkError::not_running)?;
-                after = after.with_live(edit(&live.document)?);
-            }
-            if affected.defined {
-                let definition = before.definition().ok_or_else(NetworkError::transient)?;
-                after = after.with_definition(Some(edit(definition)?));
-            }
-            Ok(Some(after))
         })
     }
 

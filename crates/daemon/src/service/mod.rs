@@ -40,8 +40,8 @@ pub(crate) struct Daemon {
     store: Arc<Store>,
     subscriptions: Arc<Subscriptions>,
     pools: Arc<Pools>,
-    networks: Networks,
-    network_life: Running,
+    networks: Arc<Networks>,
+    running_networks: Arc<Running>,
     domains: Arc<Domains>,
     machines: Arc<Machines>,
     consoles: Consoles,
@@ -65,9 +65,11 @@ impl Daemon {
         let (domains, lives) = Domains::restore(domain::host_defaults(&settings), domains);
         let (pools, networks): (Vec<_>, Vec<_>) =
             others.into_iter().partition(|record| record.kind == Kind::Pool);
-        let networks = Networks::restore(&networks);
+        let networks = Arc::new(Networks::restore(&networks));
         let pools = Arc::new(Pools::restore(&settings, pools));
         let (store, domains, subscriptions) = (Arc::new(store), Arc::new(domains), Arc::default());
+        let running_networks = Running::new(&settings, Arc::clone(&networks), Arc::clone(&store));
+        let running_networks = Arc::new(running_networks);
         let layout = Layout {
             program: settings.machine_program.clone(),
             machines: settings.runtime_directory.join("machines"),
@@ -93,7 +95,7 @@ impl Daemon {
             subscriptions,
             pools,
             networks,
-            network_life: Running::default(),
+            running_networks,
             domains,
             machines,
             consoles: Consoles::default(),

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use super::addresses::Route;
 use super::{Bridge, Forward, ForwardMode, Network, NetworkError};
 use crate::domain::interface::{Bandwidth, IpFamily};
+use crate::error::{XmlError, XmlFault};
 use crate::value::YesNo;
 
 mod dhcp;
@@ -55,7 +56,8 @@ pub(super) fn unsupported(text: impl Into<String>) -> NetworkError {
 
 fn name(network: &Network) -> Checked {
     let Some(name) = network.name.as_deref().filter(|name| !name.trim().is_empty()) else {
-        return Err(contradiction("missing name information"));
+        let fault = XmlFault::Missing("element \"name\"".to_owned());
+        return Err(XmlError::new("network", fault).into());
     };
     if let Some(invalid) = name.chars().find(|character| *character == '/' || character.is_control()) {
         return Err(contradiction(format!("invalid char in name: {}", invalid.escape_default())));

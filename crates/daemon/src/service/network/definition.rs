@@ -9,7 +9,6 @@ use libvirt_rpc::types::RemoteNetwork;
 use libvirt_xml::network::update::{Command, Section};
 
 use super::{Lifecycle, network_error, only, remote};
-use crate::network::NetworkError;
 use crate::service::Daemon;
 
 /// VIR_NETWORK_DEFINE_VALIDATE and VIR_NETWORK_CREATE_VALIDATE: documents are always checked.
@@ -53,7 +52,7 @@ async fn define_with_flags(
 
 async fn undefine(daemon: Arc<Daemon>, _: CallContext, call: NetworkUndefine) -> Result<(), RpcError> {
     let network = daemon.network(&call.net)?;
-    daemon.settle_network(daemon.networks.undefine(&daemon.store, network.uuid())).await?;
+    daemon.running_networks.undefine(network.uuid()).await.map_err(|error| network_error(&error))?;
     daemon.tell_network(&network, Lifecycle::Undefined);
     Ok(())
 }
@@ -84,16 +83,12 @@ async fn set_autostart(
 async fn update(daemon: Arc<Daemon>, _: CallContext, call: NetworkUpdate) -> Result<(), RpcError> {
     only(call.flags, AFFECT)?;
     let network = daemon.network(&call.net)?;
-    let _turn = daemon.network_life.turn().await;
-    // As it is now that nobody else changes it.
-    let network = daemon.networks.by_uuid(network.uuid()).unwrap_or(network);
-    let affected = network.affected(call.flags).map_err(|error| network_error(&error))?;
     let command = Command::from_number(call.command)
         .ok_or_else(|| RpcError::invalid_argument(format!("unknown command {}", call.command)))?;
-    let change = daemon.networks.edit(&daemon.store, network.uuid(), affected, |document| {
-        let section = Section::from_number(call.section, document).map_err(NetworkError::from)?;
+    let updated = daemon.running_networks.update(network.uuid(), call.flags, |document| {
+        let section = Section::from_number(call.section, document)?;
         let update = libvirt_xml::network::update::update;
         Ok(update(document, command, section, Some(call.parent_index), &call.xml)?)
     });
-    daemon.settle_network(change).await.map(drop)
+    updated.await.map_err(|error| network_error(&error))
 }

@@ -17,7 +17,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
 
 async fn create(daemon: Arc<Daemon>, _: CallContext, call: NetworkCreate) -> Result<(), RpcError> {
     let network = daemon.network(&call.net)?;
-    let started = daemon.network_life.start(&daemon.networks, &daemon.store, network.uuid()).await;
+    let started = daemon.running_networks.start(network.uuid()).await;
     let network = started.map_err(|error| network_error(&error))?;
     daemon.tell_network(&network, Lifecycle::Started);
     Ok(())
@@ -25,7 +25,7 @@ async fn create(daemon: Arc<Daemon>, _: CallContext, call: NetworkCreate) -> Res
 
 impl Daemon {
     async fn create_network(&self, xml: &str) -> Result<RemoteNetwork, RpcError> {
-        let created = self.network_life.create(&self.networks, &self.store, xml).await;
+        let created = self.running_networks.create(xml).await;
         let network = created.map_err(|error| network_error(&error))?;
         self.tell_network(&network, Lifecycle::Started);
         Ok(remote(&network))
@@ -51,7 +51,7 @@ async fn create_xml_with_flags(
 
 async fn destroy(daemon: Arc<Daemon>, _: CallContext, call: NetworkDestroy) -> Result<(), RpcError> {
     let network = daemon.network(&call.net)?;
-    let stopped = daemon.network_life.stop(&daemon.networks, &daemon.store, network.uuid()).await;
+    let stopped = daemon.running_networks.stop(network.uuid()).await;
     stopped.map_err(|error| network_error(&error))?;
     daemon.tell_network(&network, Lifecycle::Stopped);
     Ok(())
@@ -64,7 +64,7 @@ async fn leases(
 ) -> Result<NetworkGetDhcpLeasesReply, RpcError> {
     only(call.flags, 0)?;
     let network = daemon.network(&call.net)?;
-    let leases = daemon.network_life.leases(&network, call.mac.as_deref()).await;
+    let leases = daemon.running_networks.leases(&network, call.mac.as_deref()).await;
     let leases = leases.map_err(|error| network_error(&error))?;
     let ret = u32::try_from(leases.len()).unwrap_or(u32::MAX);
     Ok(NetworkGetDhcpLeasesReply { leases: if call.need_results == 0 { Vec::new() } else { leases }, ret })

@@ -44,15 +44,14 @@ async fn get(
 async fn set(daemon: Arc<Daemon>, _: CallContext, call: NetworkSetMetadata) -> Result<(), RpcError> {
     only(call.flags, AFFECT)?;
     let network = daemon.network(&call.network)?;
-    let affected = network.affected(call.flags).map_err(|error| network_error(&error))?;
     let what = Metadata::from_number(call.kind, call.uri).map_err(|found| network_error(&error(found)))?;
     let (value, key) = (call.metadata, call.key);
-    let change = daemon.networks.edit(&daemon.store, network.uuid(), affected, |document| {
+    let set = daemon.running_networks.update(network.uuid(), call.flags, |document| {
         let mut document = document.clone();
         what.set(&mut document, value.clone(), key.as_deref()).map_err(error)?;
         Ok(document)
     });
-    daemon.settle_network(change).await?;
+    set.await.map_err(|error| network_error(&error))?;
     let uri = if let Metadata::Element { uri } = &what { Some(uri.as_str()) } else { None };
     daemon.tell_network_metadata(&network, what.number(), uri);
     Ok(())

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use libvirt_rpc::server::Table;
 use libvirt_rpc::types::RemoteNetwork;
 use libvirt_rpc::{ErrorDomain, RpcError};
+use libvirt_xml::Uuid;
 use libvirt_xml::network::NetworkError as DefinitionError;
-use libvirt_xml::{Uuid, XmlFault};
 
-use super::Daemon;
 use super::events::Subject;
+use super::{Daemon, document_error};
 use crate::network::{Change, Network, NetworkError};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
@@ -100,10 +100,8 @@ fn network_error(error: &NetworkError) -> RpcError {
         NetworkError::Unsupported(_) => RpcError::unsupported_configuration(text),
         NetworkError::Store(_) => RpcError::system(text),
         NetworkError::Definition(error) => match error {
-            DefinitionError::Xml(error) if matches!(error.fault, XmlFault::Unsupported(_)) => {
-                RpcError::unsupported_configuration(text)
-            }
-            DefinitionError::Xml(_) | DefinitionError::Contradiction(_) => RpcError::xml(text),
+            DefinitionError::Xml(error) => document_error(error),
+            DefinitionError::Contradiction(_) => RpcError::xml(text),
             DefinitionError::Unsupported(_) => RpcError::unsupported_configuration(text),
             DefinitionError::Invalid(_) => RpcError::invalid_operation(text),
             DefinitionError::UnsupportedChange(_) => RpcError::unsupported_operation(text),
