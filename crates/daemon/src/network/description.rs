@@ -18,7 +18,7 @@ use libvirt_xml::domain::interface::{self, ForwardProtocol, MacTableManager};
 use libvirt_xml::network::addresses::{Dhcp, Ip, Lease};
 use libvirt_xml::network::dns::Dns;
 use libvirt_xml::network::extension::{DhcpOption, OptionType};
-use libvirt_xml::network::{Forward, ForwardMode, Network as Definition};
+use libvirt_xml::network::{Forward, ForwardMode, Network as Definition, PortGroup};
 use libvirt_xml::{OnOff, YesNo};
 use network_services::description::{self as served, Description};
 
@@ -169,6 +169,29 @@ fn limits(bandwidth: Option<&interface::Bandwidth>) -> Bandwidth {
         inbound: limit(&both.inbound),
         outbound: limit(&both.outbound),
     })
+}
+
+/// The settings that a guest's interface has chosen, or those of interfaces that choose none.
+pub(crate) fn port_group<'a>(
+    definition: &'a Definition,
+    chosen: Option<&str>,
+) -> Result<Option<&'a PortGroup>, NetworkError> {
+    let mut groups = definition.port_groups.iter();
+    match chosen {
+        None => Ok(groups.find(|group| group.default == Some(YesNo::Yes))),
+        Some(name) => match groups.find(|group| group.name == name) {
+            Some(group) => Ok(Some(group)),
+            None => {
+                let network = definition.name.as_deref().unwrap_or_default();
+                unsupported(format!("network '{network}' has no portgroup '{name}'"))
+            }
+        },
+    }
+}
+
+/// Limits of each interface of a port group.
+pub(crate) fn group_limits(group: &PortGroup) -> Option<Bandwidth> {
+    group.bandwidth.as_ref().map(|bandwidth| limits(Some(bandwidth)))
 }
 
 /// Whether the host answers for names: libvirt does wherever it has an address.

@@ -29,6 +29,18 @@ const TABLE: &str = "vireo";
 /// Where the host's daemon has its runtime directory.
 const USUAL: &str = "/run/vireo";
 
+/// libvirt's default network (its src/network/default.xml.in).
+const DEFAULT: &str = "<network>
+  <name>default</name>
+  <forward mode='nat'/>
+  <bridge name='virbr%d'/>
+  <ip address='192.168.122.1' netmask='255.255.255.0'>
+    <dhcp>
+      <range start='192.168.122.2' end='192.168.122.254'/>
+    </dhcp>
+  </ip>
+</network>";
+
 /// virIPAddrType.
 const IPV4: i32 = 0;
 /// The other.
@@ -306,6 +318,54 @@ impl Running {
             clientid: lease.client_id.clone(),
         };
         Ok(wanted.map(lease).collect())
+    }
+
+    /// Defines the network that clients expect on a new host, as libvirt's packages do, and has it start with the daemon: a guest that
+    /// names it gets an address without anybody having done anything.
+    pub(crate) async fn define_default(&self) -> Result<(), NetworkError> {
+        let change = self.networks.define(&self.store, DEFAULT)?;
+        let defined = self.networks.settle(change).await?;
+        let Some(network) = defined else { return Ok(()) };
+        let change = self.networks.set_autostart(&self.store, network.uuid(), true)?;
+        self.networks.settle(change).await.map(drop)
+    }
+
+    /// The bridge that guests of a network are connected to.
+    pub(crate) fn bridge(&self, name: &str) -> Result<String, NetworkError> {
+        let live = self.live(name)?;
+        match live.document.bridge_name() {
+            Some(bridge) => Ok(bridge.to_owned()),
+            None => Err(NetworkError::Unsupported(format!(
+                "network '{name}' shares interfaces of the host by macvtap, which guests can't use yet: use a bridge"
+            ))),
+        }
+    }
+
+    fn live(&self, name: &str) -> Result<Live, NetworkError> {
+        let missing =
+            || NetworkError::Host(format!("Network not found: no network with matching name '{name}'"));
+        let network = self.networks.by_name(name).ok_or_else(missing)?;
+        let inactive = || NetworkError::Invalid(format!("network '{name}' is not active"));
+        network.live().cloned().ok_or_else(inactive)
+    }
+
+    /// Makes a guest's interface, which is a port of a network's bridge, as the network wants its ports.
+    pub(crate) async fn attach(
+        &self,
+        name: &str,
+        portgroup: Option<&str>,
+        tap: &str,
+    ) -> Result<(), NetworkError> {
+        let document = self.live(name)?.document;
+        let described = description::host(&document)?;
+        let group = description::port_group(&document, portgroup)?;
+        if described.isolated_ports {
+            self.host().await?.connect(&described, tap).await?;
+        }
+        if let Some(limits) = group.and_then(description::group_limits) {
+            self.host().await?.limit(tap, limits).await?;
+        }
+        Ok(())
     }
 
     /// Puts in order what runs, as the store says it, and starts what starts with the daemon.

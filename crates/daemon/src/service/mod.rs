@@ -84,8 +84,9 @@ impl Daemon {
             let subscriptions = Arc::clone(&subscriptions);
             Box::new(move |domain: &Domain, notice: Notice| domain::tell(&subscriptions, domain, notice))
         };
+        let (networks_of_guests, known) = (Arc::clone(&running_networks), Arc::clone(&domains));
         let machines =
-            Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, limits, places, listener);
+            Machines::new(known, Arc::clone(&store), layout, limits, places, listener, networks_of_guests);
         let machines = Arc::new(machines);
         machines.find(lives)?;
         Ok(Self {
@@ -118,10 +119,22 @@ impl Daemon {
         }
     }
 
-    /// Starts what starts with the daemon. Blocks as long as pools take; domains come after, in a task of their own.
+    /// Starts what starts with the daemon. Blocks as long as pools take; networks, then domains come after, in a task of their own.
     pub(crate) fn start_marked(&self) {
         self.pools.start_marked();
-        tokio::spawn(Arc::clone(&self.machines).start_marked());
+        let (networks, machines) = (Arc::clone(&self.running_networks), Arc::clone(&self.machines));
+        tokio::spawn(async move {
+            networks.find().await;
+            machines.start_marked().await;
+        });
+    }
+
+    /// Defines the network that clients expect on a new host. Blocks.
+    pub(crate) fn define_default_network(&self) {
+        let defined = tokio::runtime::Handle::current().block_on(self.running_networks.define_default());
+        if let Err(error) = defined {
+            tracing::warn!("there is no network 'default': {error}");
+        }
     }
 }
 
