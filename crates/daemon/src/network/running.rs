@@ -7,7 +7,7 @@
 //! One change of any network's life at a time.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use host_network::{HostNetwork, Options, Watcher};
@@ -83,7 +83,7 @@ impl Running {
         let digest = digest.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
         });
-        let usual = settings.runtime_directory == PathBuf::from(USUAL);
+        let usual = settings.runtime_directory == Path::new(USUAL);
         let table = if usual { TABLE.to_owned() } else { format!("{TABLE}_{digest:016x}") };
         Self {
             networks,
