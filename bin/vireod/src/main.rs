@@ -123,6 +123,10 @@ fn settings(arguments: &Arguments) -> anyhow::Result<Settings> {
         runtime_directory: chosen(&arguments.runtime_dir, "/run/vireo", runtime_home)?,
         further_sockets,
         machine_program,
+        // Also when the file has been replaced meanwhile.
+        services_program: "/proc/self/exe".into(),
+        // A directory that somebody has chosen gets what is put there and nothing else.
+        default_network: instance == Instance::System && arguments.state_dir.is_none(),
     })
 }
 

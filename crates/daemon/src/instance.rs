@@ -39,4 +39,8 @@ pub struct Settings {
     pub further_sockets: Option<PathBuf>,
     /// The program that runs a machine.
     pub machine_program: PathBuf,
+    /// The program that serves a network when it is called with `network-services`: vireod itself.
+    pub services_program: PathBuf,
+    /// Whether a state directory that is new gets the network `default`.
+    pub default_network: bool,
 }

@@ -14,6 +14,7 @@ mod guest_agent;
 mod host_network;
 mod instance;
 pub mod machine_process;
+mod network;
 mod service;
 mod sockets;
 pub mod store;
@@ -58,10 +59,15 @@ pub struct Running {
 impl Running {
     /// Takes the state directory, finds what runs, and listens.
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let new = !store::is_in(&settings.state_directory);
         let (store, records) = Store::open(&settings.state_directory)?;
         let sockets = Sockets::open(&settings)?;
         let daemon = tokio::task::spawn_blocking(move || {
+            let default_network = new && settings.default_network;
             let daemon = Arc::new(Daemon::restore(settings, store, records)?);
+            if default_network {
+                daemon.define_default_network();
+            }
             daemon.start_marked();
             Ok::<_, DomainError>(daemon)
         });

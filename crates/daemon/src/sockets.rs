@@ -178,6 +178,8 @@ mod tests {
             runtime_directory: directory.join("run"),
             further_sockets: Some(directory.join("more")),
             machine_program: "/nowhere".into(),
+            services_program: "/nowhere".into(),
+            default_network: false,
         }
     }
 

@@ -40,7 +40,7 @@ impl XmlError {
     fn missing(&self) -> Option<(KnownAs, String)> {
         let XmlFault::Missing(what) = &self.fault else { return None };
         let (code, sentence) = match (self.path.as_str(), what.as_str()) {
-            ("domain", "element \"name\"") => (KnownAs::NoName, "missing name information"),
+            ("domain" | "network", "element \"name\"") => (KnownAs::NoName, "missing name information"),
             ("domain/memory", _) => {
                 (KnownAs::Xml, "Memory size must be specified via <memory> or in the <numa> configuration")
             }

@@ -12,6 +12,7 @@
 pub mod capabilities;
 pub mod domain;
 pub mod domain_capabilities;
+pub mod network;
 pub mod size;
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use libvirt_xml::domain::assign::{HostDefaults, define, start};
 use libvirt_xml::domain::check::check;
 use libvirt_xml::domain::edit::Device;
+use libvirt_xml::domain::metadata::Described;
 use libvirt_xml::domain::{Domain, controller::ControllerType};
 use libvirt_xml::{MacAddress, Uuid, XmlFault};
 

@@ -11,6 +11,7 @@ mod host;
 mod hostile;
 mod life;
 mod machines;
+mod networks;
 mod pools;
 mod transfers;
 mod volumes;

@@ -1,7 +1,7 @@
 //! Title, description and elements of other programs (virDomainSetMetadata).
 
 use libvirt_xml::Element;
-use libvirt_xml::domain::Domain as Definition;
+use libvirt_xml::domain::metadata::Described;
 
 use super::DomainError;
 
@@ -41,10 +41,11 @@ impl Metadata {
     }
 
     /// What a definition has of it.
-    pub(crate) fn of(&self, definition: &Definition) -> Option<String> {
+    pub(crate) fn of(&self, definition: &impl Described) -> Option<String> {
+        let (title, description, _) = definition.described();
         match self {
-            Self::Description => definition.description.clone(),
-            Self::Title => definition.title.clone(),
+            Self::Description => description.clone(),
+            Self::Title => title.clone(),
             Self::Element { uri } => {
                 definition.metadata_element(uri).map(|element| plain(element).to_string())
             }
@@ -54,17 +55,18 @@ impl Metadata {
     /// Puts a text or an element into a definition; nothing takes out what is there.
     pub(crate) fn set(
         &self,
-        definition: &mut Definition,
+        definition: &mut impl Described,
         value: Option<String>,
         key: Option<&str>,
     ) -> Result<(), DomainError> {
         let text = value.clone().filter(|text| !text.is_empty());
+        let (title, description, _) = definition.described_mut();
         match self {
-            Self::Description => definition.description = text,
+            Self::Description => *description = text,
             Self::Title if text.as_ref().is_some_and(|title| title.contains('\n')) => {
                 return Err(DomainError::Argument("metadata title can't contain newlines".to_owned()));
             }
-            Self::Title => definition.title = text,
+            Self::Title => *title = text,
             Self::Element { uri } => {
                 if value.is_some() && key.is_none() {
                     return Err(DomainError::Argument("an element needs a key".to_owned()));

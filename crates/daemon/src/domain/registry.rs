@@ -305,7 +305,7 @@ impl Domains {
 }
 
 /// Random bytes of the system.
-fn random(buffer: &mut [u8]) {
+pub(crate) fn random(buffer: &mut [u8]) {
     // The first six bytes of a random UUID are random as a whole (RFC 9562, 5.4).
     for part in buffer.chunks_mut(6) {
         part.copy_from_slice(&uuid::Uuid::new_v4().as_bytes()[..part.len()]);

@@ -19,7 +19,7 @@ pub struct ProcessIdentity {
 
 impl ProcessIdentity {
     /// The process that has the number now.
-    pub(super) fn of(pid: i32) -> io::Result<Self> {
+    pub(crate) fn of(pid: i32) -> io::Result<Self> {
         Ok(Self { pid, started: started(pid)?, boot: boot()? })
     }
 

@@ -19,11 +19,20 @@ const MOST: usize = 1024;
 /// Kinds of pool events there are (VIR_STORAGE_POOL_EVENT_ID_LAST of libvirt 10).
 const POOL_EVENTS: std::ops::Range<i32> = 0..2;
 
+/// Kinds of network events there are (VIR_NETWORK_EVENT_ID_LAST of libvirt 10).
+const NETWORK_EVENTS: std::ops::Range<i32> = 0..2;
+
 /// Kinds of domain events there are (VIR_DOMAIN_EVENT_ID_LAST of libvirt 10).
 const DOMAIN_EVENTS: std::ops::Range<i32> = 0..28;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
-    table.on(register_domain).on(deregister_domain).on(register_pool).on(deregister_pool)
+    table
+        .on(register_domain)
+        .on(deregister_domain)
+        .on(register_pool)
+        .on(deregister_pool)
+        .on(register_network)
+        .on(deregister_network)
 }
 
 /// What a registration is about.
@@ -33,6 +42,8 @@ pub(crate) enum Subject {
     Domain(i32),
     /// Storage pools; the number is a virStoragePoolEventID.
     Pool(i32),
+    /// Networks; the number is a virNetworkEventID.
+    Network(i32),
 }
 
 #[derive(Debug)]
@@ -148,6 +159,27 @@ async fn deregister_pool(
     daemon: Arc<Daemon>,
     context: CallContext,
     call: ConnectStoragePoolEventDeregisterAny,
+) -> Result<(), RpcError> {
+    daemon.subscriptions.remove(context.client(), call.callback_id)
+}
+
+async fn register_network(
+    daemon: Arc<Daemon>,
+    context: CallContext,
+    call: ConnectNetworkEventRegisterAny,
+) -> Result<ConnectNetworkEventRegisterAnyReply, RpcError> {
+    if !NETWORK_EVENTS.contains(&call.event_id) {
+        return Err(RpcError::invalid_argument(format!("unsupported event ID {}", call.event_id)));
+    }
+    let uuid = call.net.map(|network| network.uuid.0);
+    let callback_id = daemon.subscriptions.add(context.client(), Subject::Network(call.event_id), uuid)?;
+    Ok(ConnectNetworkEventRegisterAnyReply { callback_id })
+}
+
+async fn deregister_network(
+    daemon: Arc<Daemon>,
+    context: CallContext,
+    call: ConnectNetworkEventDeregisterAny,
 ) -> Result<(), RpcError> {
     daemon.subscriptions.remove(context.client(), call.callback_id)
 }

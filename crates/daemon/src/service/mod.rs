@@ -7,6 +7,7 @@ mod capabilities;
 mod connection;
 mod domain;
 mod events;
+mod network;
 mod node;
 mod storage;
 
@@ -28,6 +29,7 @@ use crate::domain::{Domain, DomainError, Domains, Form, Machines};
 use crate::guest_agent::GuestAgents;
 use crate::instance::Settings;
 use crate::machine_process::confinement::Limits;
+use crate::network::{Networks, Running};
 use crate::store::{Kind, Record, Store};
 
 /// Everything that the daemon knows and does, behind its procedures.
@@ -38,6 +40,8 @@ pub(crate) struct Daemon {
     store: Arc<Store>,
     subscriptions: Arc<Subscriptions>,
     pools: Arc<Pools>,
+    networks: Arc<Networks>,
+    running_networks: Arc<Running>,
     domains: Arc<Domains>,
     machines: Arc<Machines>,
     consoles: Consoles,
@@ -59,9 +63,13 @@ impl Daemon {
         let (domains, others): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.kind == Kind::Domain);
         let (domains, lives) = Domains::restore(domain::host_defaults(&settings), domains);
-        let pools = others.into_iter().filter(|record| record.kind == Kind::Pool).collect();
+        let (pools, networks): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|record| record.kind == Kind::Pool);
+        let networks = Arc::new(Networks::restore(&networks));
         let pools = Arc::new(Pools::restore(&settings, pools));
         let (store, domains, subscriptions) = (Arc::new(store), Arc::new(domains), Arc::default());
+        let running_networks = Running::new(&settings, Arc::clone(&networks), Arc::clone(&store));
+        let running_networks = Arc::new(running_networks);
         let layout = Layout {
             program: settings.machine_program.clone(),
             machines: settings.runtime_directory.join("machines"),
@@ -76,8 +84,9 @@ impl Daemon {
             let subscriptions = Arc::clone(&subscriptions);
             Box::new(move |domain: &Domain, notice: Notice| domain::tell(&subscriptions, domain, notice))
         };
+        let (networks_of_guests, known) = (Arc::clone(&running_networks), Arc::clone(&domains));
         let machines =
-            Machines::new(Arc::clone(&domains), Arc::clone(&store), layout, limits, places, listener);
+            Machines::new(known, Arc::clone(&store), layout, limits, places, listener, networks_of_guests);
         let machines = Arc::new(machines);
         machines.find(lives)?;
         Ok(Self {
@@ -86,6 +95,8 @@ impl Daemon {
             store,
             subscriptions,
             pools,
+            networks,
+            running_networks,
             domains,
             machines,
             consoles: Consoles::default(),
@@ -108,10 +119,22 @@ impl Daemon {
         }
     }
 
-    /// Starts what starts with the daemon. Blocks as long as pools take; domains come after, in a task of their own.
+    /// Starts what starts with the daemon. Blocks as long as pools take; networks, then domains come after, in a task of their own.
     pub(crate) fn start_marked(&self) {
         self.pools.start_marked();
-        tokio::spawn(Arc::clone(&self.machines).start_marked());
+        let (networks, machines) = (Arc::clone(&self.running_networks), Arc::clone(&self.machines));
+        tokio::spawn(async move {
+            networks.find().await;
+            machines.start_marked().await;
+        });
+    }
+
+    /// Defines the network that clients expect on a new host. Blocks.
+    pub(crate) fn define_default_network(&self) {
+        let defined = tokio::runtime::Handle::current().block_on(self.running_networks.define_default());
+        if let Err(error) = defined {
+            tracing::warn!("there is no network 'default': {error}");
+        }
     }
 }
 
@@ -146,6 +169,7 @@ pub(crate) fn table() -> Table<Daemon> {
         node::register,
         events::register,
         storage::register,
+        network::register,
         domain::register,
         capabilities::register,
     ];

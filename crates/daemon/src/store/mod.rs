@@ -16,6 +16,9 @@ use tokio::sync::oneshot;
 
 use self::writer::{Batch, Writer};
 
+/// Name of the database's file.
+const DATABASE: &str = "state.sqlite";
+
 /// Kinds of objects, each with names of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -89,6 +92,11 @@ pub enum StoreError {
     },
 }
 
+/// Whether something was ever remembered in a directory.
+pub fn is_in(directory: &Path) -> bool {
+    directory.join(DATABASE).exists()
+}
+
 /// The open store. Dropping it ends the writer after what was asked of it.
 #[derive(Debug)]
 pub struct Store {
@@ -103,7 +111,7 @@ impl Store {
     pub fn open(directory: &Path) -> Result<(Self, Vec<Record>), StoreError> {
         std::fs::create_dir_all(directory).map_err(|error| host(directory, "make the directory", error))?;
         let lock = lock(directory)?;
-        let path = directory.join("state.sqlite");
+        let path = directory.join(DATABASE);
         let connection = schema::open(&path)?;
         let records = schema::load(&connection).map_err(|error| host(&path, "read it", error))?;
         let (queue, batches) = mpsc::channel();

@@ -10,7 +10,6 @@ use super::device::{
 use super::disk::Disk;
 use super::display::{Graphics, Input, ListenType, Sound, Video};
 use super::interface::{Interface, InterfaceType};
-use super::metadata::Metadata;
 use super::security::{LabelType, SecurityLabel};
 use super::tuning::Resource;
 use super::{Devices, Domain};
@@ -178,38 +177,6 @@ fn only<T>(place: &mut Option<T>, device: T, name: &str) -> Result<(), XmlError>
 }
 
 impl Domain {
-    /// The metadata element of a namespace.
-    pub fn metadata_element(&self, uri: &str) -> Option<&Element> {
-        self.metadata.as_ref()?.get(uri)
-    }
-
-    /// Puts an element into the metadata, with the prefix `key` for the namespace `uri`; no element takes out what is there.
-    /// A key that is no prefix of XML, or an element with text where the root should be, is refused.
-    pub fn set_metadata_element(
-        &mut self,
-        uri: &str,
-        key: &str,
-        document: Option<&str>,
-    ) -> Result<(), XmlError> {
-        if let Some(document) = document {
-            let plain =
-                |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-' | '.');
-            let starts = key.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
-            let reserved = key.to_ascii_lowercase().starts_with("xml");
-            if !starts || reserved || !key.chars().all(plain) || uri.trim().is_empty() {
-                let expected = "a prefix of a namespace".to_owned();
-                let fault = XmlFault::Invalid { value: key.to_owned(), expected };
-                return Err(XmlError::new("domain/metadata", fault));
-            }
-            let element = crate::parse(document)?;
-            self.metadata.get_or_insert_with(Metadata::default).set(uri, key, &element);
-        } else if let Some(metadata) = &mut self.metadata {
-            metadata.remove(uri);
-        }
-        self.metadata = self.metadata.take().filter(|metadata| !metadata.elements.is_empty());
-        Ok(())
-    }
-
     /// Without passwords, as documents are shown to whoever did not ask for them (VIR_DOMAIN_XML_SECURE).
     #[must_use]
     pub fn without_secrets(mut self) -> Self {

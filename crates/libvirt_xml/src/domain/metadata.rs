@@ -1,6 +1,6 @@
-//! What other programs keep in a domain: elements with namespaces of their own, one for each namespace.
+//! What other programs keep in a document: elements with namespaces of their own, one for each namespace.
 
-use crate::error::XmlError;
+use crate::error::{XmlError, XmlFault};
 use crate::fields::Fields;
 use crate::model::Model;
 use crate::tree::{Element, Node};
@@ -63,7 +63,7 @@ fn uses(element: &Element, declared_by: &str) -> bool {
 
 impl Metadata {
     /// Gives elements the declarations that they took from the document around them.
-    pub(super) fn declare(&mut self, namespaces: &[(String, String)]) {
+    pub(crate) fn declare(&mut self, namespaces: &[(String, String)]) {
         for element in &mut self.elements {
             for (name, uri) in namespaces {
                 if uses(element, name) {
@@ -99,6 +99,43 @@ impl Metadata {
         element.attributes.insert(0, (declared_by, uri.to_owned()));
         self.remove(uri);
         self.elements.push(element);
+    }
+}
+
+/// What people and programs can keep in it: a title, a description and elements.
+pub trait Described {
+    /// All three.
+    fn described(&self) -> (&Option<String>, &Option<String>, &Option<Metadata>);
+
+    /// All three, to be changed.
+    fn described_mut(&mut self) -> (&mut Option<String>, &mut Option<String>, &mut Option<Metadata>);
+
+    /// The metadata element of a namespace.
+    fn metadata_element(&self, uri: &str) -> Option<&Element> {
+        self.described().2.as_ref()?.get(uri)
+    }
+
+    /// Puts an element into the metadata, with the prefix `key` for the namespace `uri`; no element takes out what is there.
+    /// A key that is no prefix of XML, or an element with text where the root should be, is refused.
+    fn set_metadata_element(&mut self, uri: &str, key: &str, document: Option<&str>) -> Result<(), XmlError> {
+        let (_, _, metadata) = self.described_mut();
+        if let Some(document) = document {
+            let plain =
+                |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-' | '.');
+            let starts = key.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
+            let reserved = key.to_ascii_lowercase().starts_with("xml");
+            if !starts || reserved || !key.chars().all(plain) || uri.trim().is_empty() {
+                let expected = "a prefix of a namespace".to_owned();
+                let fault = XmlFault::Invalid { value: key.to_owned(), expected };
+                return Err(XmlError::new("metadata", fault));
+            }
+            let element = crate::parse(document)?;
+            metadata.get_or_insert_with(Metadata::default).set(uri, key, &element);
+        } else if let Some(metadata) = metadata {
+            metadata.remove(uri);
+        }
+        *metadata = metadata.take().filter(|metadata| !metadata.elements.is_empty());
+        Ok(())
     }
 }
 

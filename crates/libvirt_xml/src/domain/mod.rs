@@ -51,7 +51,7 @@ use self::disk::Disk;
 use self::display::{Audio, Graphics, Input, Sound, Video};
 use self::features::{Clock, Features, PowerManagement};
 use self::interface::Interface;
-use self::metadata::Metadata;
+use self::metadata::{Described, Metadata};
 use self::os::{Os, Sysinfo};
 use self::security::{LaunchSecurity, SecurityLabel};
 use self::tuning::{
@@ -359,6 +359,16 @@ impl Domain {
     /// The machine that the document names.
     pub fn machine(&self) -> Option<&str> {
         self.os.kind.machine.as_deref()
+    }
+}
+
+impl Described for Domain {
+    fn described(&self) -> (&Option<String>, &Option<String>, &Option<Metadata>) {
+        (&self.title, &self.description, &self.metadata)
+    }
+
+    fn described_mut(&mut self) -> (&mut Option<String>, &mut Option<String>, &mut Option<Metadata>) {
+        (&mut self.title, &mut self.description, &mut self.metadata)
     }
 }
 

@@ -103,6 +103,8 @@ pub(crate) struct Machines {
     listener: Listener,
     jobs: Jobs,
     network: HostNetwork,
+    /// Virtual networks.
+    networks: Arc<crate::network::Running>,
     next_id: AtomicI32,
 }
 
@@ -203,10 +205,11 @@ impl Machines {
         limits: Limits,
         finder: Finder,
         listener: Listener,
+        networks: Arc<crate::network::Running>,
     ) -> Self {
         let (jobs, next_id) = (Jobs::default(), AtomicI32::new(1));
         let network = HostNetwork::default();
-        Self { domains, store, layout, limits, finder, listener, jobs, network, next_id }
+        Self { domains, store, layout, limits, finder, listener, jobs, network, networks, next_id }
     }
 
     fn tell(&self, domain: &Domain, notice: Notice) {

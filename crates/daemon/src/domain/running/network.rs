@@ -3,16 +3,26 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::edit::Device;
-use libvirt_xml::domain::interface::{Interface, Link, LinkState};
+use libvirt_xml::domain::interface::{Interface, InterfaceType, Link, LinkState};
 use tokio::runtime::Handle;
 
 use super::Machines;
 use super::watch::control_error;
-use crate::domain::machine::{MachinePlan, net_id};
+use crate::domain::machine::{MachinePlan, TapDemand, TapSource, net_id};
 use crate::domain::{Affected, Domain, DomainError, Form, device};
-use crate::host_network::HostNetworkError;
+use crate::host_network::{Connected, HostNetworkError};
 use crate::machine_process::ControlClient;
+use crate::network::NetworkError;
+
+fn network_error(error: NetworkError) -> DomainError {
+    match error {
+        NetworkError::Invalid(text) => DomainError::Invalid(text),
+        NetworkError::Unsupported(text) => DomainError::Unsupported(text),
+        other => DomainError::Machine(other.to_string()),
+    }
+}
 
 async fn set_link(control: &ControlClient, card: usize, link: Option<&Link>) -> Result<(), DomainError> {
     let up = link.is_none_or(|link| link.state == LinkState::Up);
@@ -34,10 +44,16 @@ impl Machines {
         directory: &Path,
         plan: &mut MachinePlan,
     ) -> Result<Vec<String>, DomainError> {
-        let connected = self.network.connect(directory, &plan.taps).await.map_err(|error| match error {
+        let demands = plan.taps.iter().map(|demand| self.on_bridge(demand)).collect::<Result<Vec<_>, _>>()?;
+        let connected = self.network.connect(directory, &demands).await.map_err(|error| match error {
             HostNetworkError::Unsupported { .. } => DomainError::Unsupported(error.to_string()),
             HostNetworkError::Host { .. } => DomainError::Machine(error.to_string()),
         })?;
+        if let Err(error) = self.attach(plan, &connected).await {
+            let made: Vec<_> = connected.into_iter().filter(|one| one.made).map(|one| one.name).collect();
+            self.network.remove(directory, &made).await;
+            return Err(error);
+        }
         let mut made = Vec::new();
         for interface in connected {
             if interface.made {
@@ -48,6 +64,36 @@ impl Machines {
             }
         }
         Ok(made)
+    }
+
+    /// What a card of a virtual network is connected to: the network's bridge.
+    fn on_bridge(&self, demand: &TapDemand) -> Result<TapDemand, DomainError> {
+        let TapSource::Network { name, .. } = &demand.source else { return Ok(demand.clone()) };
+        let name = self.networks.bridge(name).map_err(network_error)?;
+        Ok(TapDemand { source: TapSource::Bridge { name }, ..demand.clone() })
+    }
+
+    /// Makes interfaces as their virtual networks want them.
+    async fn attach(&self, plan: &MachinePlan, connected: &[Connected]) -> Result<(), DomainError> {
+        for demand in &plan.taps {
+            let TapSource::Network { name, portgroup } = &demand.source else { continue };
+            let Some(tap) = connected.iter().find(|tap| tap.index == demand.index) else { continue };
+            let attached = self.networks.attach(name, portgroup.as_deref(), &tap.name).await;
+            attached.map_err(network_error)?;
+        }
+        Ok(())
+    }
+
+    /// Shows in a machine's document which bridges its virtual networks have.
+    pub(super) fn show_bridges(&self, document: &mut Definition) {
+        for interface in &mut document.devices.interfaces {
+            if interface.kind == InterfaceType::Network
+                && let Some(source) = &mut interface.source
+                && let Some(name) = &source.network
+            {
+                source.bridge = self.networks.bridge(name).ok();
+            }
+        }
     }
 
     /// Changes a network card of a running machine, of which only the cable can be.

@@ -107,6 +107,7 @@ async fn bring_up(
         let info = boot(&machine, &plan, paused).await?;
         let consoles = present::consoles(&plan, &info);
         present::complete(&mut document, &consoles, &network::names(&plan));
+        machines.show_bridges(&mut document);
         let status = if paused { BOOTED_PAUSED } else { BOOTED };
         let change = machines.domains.change(&machines.store, domain.uuid(), |before| {
             let live = before.running()?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
-use libvirt_rpc::types::{DomainFsInfo, DomainInterface, DomainIpAddr};
+use libvirt_rpc::types::{DomainFsInfo, DomainInterface, DomainIpAddr, NetworkDhcpLease};
 use libvirt_rpc::{ErrorCode, ErrorDomain, RpcError};
 use libvirt_xml::domain::Domain as Definition;
 
@@ -102,8 +102,10 @@ async fn interface_addresses(
     let domain = daemon.domain(&call.dom)?;
     domain.running().map_err(|error| domain_error(&error))?;
     let ifaces = match call.source {
-        // Interfaces of this daemon's networks would have leases; there are none yet.
-        SOURCE_LEASE => Vec::new(),
+        SOURCE_LEASE => {
+            let definition = domain.definition(Form::Live).map_err(|error| domain_error(&error))?;
+            daemon.leased(&definition).await?
+        }
         SOURCE_AGENT => {
             let agent = daemon.agent(&domain).await?;
             let interfaces = agent.interfaces().await.map_err(|error| agent_error(&error))?;
@@ -121,6 +123,33 @@ async fn interface_addresses(
         }
     };
     Ok(DomainInterfaceAddressesReply { ifaces })
+}
+
+impl Daemon {
+    /// What a domain's interfaces have been given by this daemon's networks.
+    async fn leased(&self, definition: &Definition) -> Result<Vec<DomainInterface>, RpcError> {
+        let mut interfaces = Vec::new();
+        for interface in &definition.devices.interfaces {
+            let network = interface.source.as_ref().and_then(|source| source.network.as_deref());
+            let network = network.and_then(|name| self.networks.by_name(name));
+            let (Some(network), Some(mac)) = (network, &interface.mac) else { continue };
+            let mac = mac.address.to_string();
+            let leases = self.running_networks.leases(&network, Some(&mac)).await;
+            let leases = leases.map_err(|error| RpcError::internal(error.to_string()))?;
+            let address = |lease: NetworkDhcpLease| DomainIpAddr {
+                kind: lease.kind,
+                addr: lease.ipaddr,
+                prefix: lease.prefix,
+            };
+            let addrs: Vec<_> = leases.into_iter().map(address).collect();
+            if !addrs.is_empty() {
+                let name =
+                    interface.target.as_ref().and_then(|target| target.dev.clone()).unwrap_or_default();
+                interfaces.push(DomainInterface { name, hwaddr: Some(mac), addrs });
+            }
+        }
+        Ok(interfaces)
+    }
 }
 
 fn interface(interface: Interface) -> DomainInterface {
