@@ -29,9 +29,16 @@ fn what_others_use_stays() {
     let image = place.raw("base.img", 4 << 20);
     place.ok(&["create", "web", "--image", &image, "--hostname", "web", "--no-start"]);
     place.ok(&["clone", "web", "thin", "--disks", "overlay"]);
-    // The seed is the clone's as well, and its disk is based on the other.
+    let seed = place.text("pool/web-seed.iso");
+    place.define(
+        "reader",
+        &format!(
+            "<disk type='file'><source file='{seed}'/><target dev='vda' bus='virtio'/><readonly/></disk>"
+        ),
+    );
+    // The seed is the reader's as well, and the clone's disk is based on the other.
     let said = place.ok(&["delete", "web"]);
-    assert!(said.out.contains("web-seed.iso: domain thin uses it"), "{said:?}");
+    assert!(said.out.contains("web-seed.iso: domain reader uses it"), "{said:?}");
     assert!(said.out.contains("web.img: ") && said.out.contains("is based on it"), "{said:?}");
     assert!(place.path("pool/web.img").exists() && place.path("pool/web-seed.iso").exists());
     place.ok(&["delete", "thin"]);

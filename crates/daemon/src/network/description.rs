@@ -6,7 +6,7 @@
 //! | `bridge` with a bridge's name | somebody else's bridge |
 //! | `bridge` with interfaces, `private`, `vepa`, `passthrough` | macvtap |
 //! | `bridge/@delay='0'` with `stp='on'` | no spanning tree: the kernel has none without a delay, and guests would get no address for twice that long |
-//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp` | refused: nothing here does it |
+//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `spoofing` that is not allowed | refused: nothing here does it |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -98,6 +98,15 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
     if definition.ips.iter().any(|ip| ip.tftp.is_some()) {
         return unsupported(format!(
             "network '{name}': there is no TFTP server here: name another one in <bootp server='...'/>"
+        ));
+    }
+    let options = definition.extension.as_ref();
+    if options
+        .and_then(|options| options.spoofing.as_ref())
+        .is_some_and(|spoofing| spoofing.allow == YesNo::No)
+    {
+        return unsupported(format!(
+            "network '{name}': guests are not held to their own addresses yet: leave 'spoofing' out, or allow it"
         ));
     }
     if definition.vlan.is_some() || definition.port_groups.iter().any(|group| group.vlan.is_some()) {

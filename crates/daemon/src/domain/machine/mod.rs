@@ -197,7 +197,7 @@ fn plan(domain: &Domain, places: &Places) -> Result<MachinePlan, Vec<Refusal>> {
     {
         let text = error.to_string();
         let (object, fault) = text.split_once(": ").unwrap_or(("", &text));
-        let path = planned.paths.get(object).map_or_else(|| system::path_of(object), String::as_str);
+        let path = planned.paths.get(object).map_or_else(|| system::path_of(object, domain), String::as_str);
         findings.refuse(path, fault, "change the document");
     }
     if !findings.refusals.is_empty() {

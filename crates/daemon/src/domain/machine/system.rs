@@ -34,14 +34,14 @@ pub(super) fn config(domain: &Domain, findings: &mut Findings) -> VmConfig {
     }
 }
 
-/// The path of what the machine's own check names by the wire's object.
-pub(super) fn path_of(object: &str) -> &'static str {
+/// The path of what the machine's own check names by the wire's object; the whole document if it does not say anything of that.
+pub(super) fn path_of(object: &str, domain: &Domain) -> &'static str {
     match object {
-        "cpus" => "domain/vcpu",
-        "memory" => "domain/memory",
+        "cpus" if domain.vcpu.is_some() => "domain/vcpu",
+        "memory" if domain.memory.is_some() => "domain/memory",
         "kernel command line" => "domain/os/cmdline",
         "payload" => "domain/os",
-        "balloon" => "domain/currentMemory",
+        "balloon" if domain.current_memory.is_some() => "domain/currentMemory",
         "console_ports" | "rng" => "domain/devices",
         _ => "domain",
     }
