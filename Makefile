@@ -33,7 +33,7 @@ lint:
 
 unit:
 	@echo '== unit, integration and documentation tests'
-	$(CARGO) test --workspace --locked
+	$(CARGO) test --workspace --locked --no-fail-fast
 
 guests: build
 	@echo '== tests with real guests'

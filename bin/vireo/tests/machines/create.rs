@@ -200,7 +200,7 @@ fn what_makes_no_sense_is_refused_before_anything_is_made() {
         ),
         (&["create", "web", "--disk", "1M", "--hostname", "a_b"], 2, "not a host name"),
         (&["create", "web", "--disk", "1M", "--pool", "defualt"], 4, "did you mean default?"),
-        (&["create", "web", "--disk", "1M", "--network", "lan"], 8, "network lan"),
+        (&["create", "web", "--disk", "1M", "--network", "lan"], 4, "there is no network \"lan\""),
         (&["create", "web", "--disk", "1M", "--overlay"], 2, "--image"),
         (&["create", "web", "--disk", "1M", "--no-start", "--paused"], 2, "cannot be used with"),
     ] {
