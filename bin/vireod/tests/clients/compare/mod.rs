@@ -6,7 +6,9 @@
 //!
 //! - `-r`: virsh's option, a connection that may only read;
 //! - `numbers:`: numbers are what was measured, and only have to be there;
-//! - `any-order:`: lines may come in another order.
+//! - `any-order:`: lines may come in another order;
+//! - `settles:`: a domain goes with the connection that has started it, at some time after: the line is asked again while that is on its
+//!   way.
 //!
 //! What is answered differently on purpose says so in a line before, with the reason. It has to differ: what has become the same is to
 //! be taken out of the list.
@@ -21,7 +23,7 @@
 mod enclosed;
 
 use std::fmt::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bench::tiny_kernel::{Ending, image};
 
@@ -56,6 +58,9 @@ const TIMES_AND_TERMINALS: [(&str, &str); 5] =
 /// What virsh may take for one line, seconds.
 const PATIENCE: &str = "30";
 
+/// What a domain may take to go with its connection.
+const SETTLED: Duration = Duration::from_secs(30);
+
 /// What differs on purpose.
 enum Difference<'a> {
     Everything(&'a str),
@@ -71,6 +76,7 @@ struct Line<'a> {
     read_only: bool,
     numbers: bool,
     any_order: bool,
+    settles: bool,
     differences: Vec<Difference<'a>>,
 }
 
@@ -92,6 +98,7 @@ fn lines() -> Vec<Line<'static>> {
                 for (prefix, flag) in [
                     ("numbers: ", &mut line.numbers),
                     ("any-order: ", &mut line.any_order),
+                    ("settles: ", &mut line.settles),
                     ("-r ", &mut line.read_only),
                 ] {
                     (line.text, *flag) = match line.text.strip_prefix(prefix) {
@@ -254,7 +261,16 @@ fn run(line: &Line<'_>, uri: &str, folder: &Path) -> Printed {
     if line.read_only {
         command.arg("-r");
     }
-    let said = said(command.arg(text));
+    command.arg(text);
+    let begun = Instant::now();
+    let said = loop {
+        let said = said(&mut command);
+        let goes = ["running", "in shutdown"].iter().any(|state| said.out.contains(state));
+        if !(line.settles && goes) {
+            break said;
+        }
+        assert!(begun.elapsed() < SETTLED, "{uri}: {}: {}", line.text, said.out);
+    };
     let same = |text: &str| {
         text.lines().map(|text| same(text, line.numbers, folder)).filter(|line| !line.is_empty()).collect()
     };
