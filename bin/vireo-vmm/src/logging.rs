@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{LazyLock, Mutex};
 
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
@@ -31,14 +31,14 @@ pub(crate) fn start(verbosity: u8, file: Option<&Path>) -> Result<(), UsageError
             options.map_err(|error| UsageError::LogFile { path: path.to_owned(), error })
         })
         .transpose()?;
-    let make = move || -> Box<dyn Subscriber + Send + Sync> {
+    let make = move || -> Made {
         let subscriber = fmt().with_max_level(level).with_target(false).with_timer(uptime).with_ansi(false);
         match file {
             None => Box::new(subscriber.with_writer(std::io::stderr).finish()),
             Some(file) => Box::new(subscriber.with_writer(Mutex::new(file)).finish()),
         }
     };
-    let subscriber = FirstMessage { level, make: Mutex::new(Some(Box::new(make))), made: OnceLock::new() };
+    let subscriber = FirstMessage { level, real: LazyLock::new(Box::new(make)) };
     // Fails when it is called twice, which `main` does not.
     let _ = tracing::subscriber::set_global_default(subscriber);
     Ok(())
@@ -50,17 +50,7 @@ type Made = Box<dyn Subscriber + Send + Sync>;
 /// subscriber's tables.
 struct FirstMessage {
     level: LevelFilter,
-    make: Mutex<Option<Box<dyn FnOnce() -> Made + Send>>>,
-    made: OnceLock<Made>,
-}
-
-impl FirstMessage {
-    fn real(&self) -> &Made {
-        self.made.get_or_init(|| {
-            let make = self.make.lock().ok().and_then(|mut make| make.take());
-            make.map_or_else(|| Box::new(tracing::subscriber::NoSubscriber::new()) as Made, |make| make())
-        })
-    }
+    real: LazyLock<Made, Box<dyn FnOnce() -> Made + Send>>,
 }
 
 impl Subscriber for FirstMessage {
@@ -77,34 +67,34 @@ impl Subscriber for FirstMessage {
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        self.real().new_span(span)
+        self.real.new_span(span)
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
-        self.real().record(span, values);
+        self.real.record(span, values);
     }
 
     fn record_follows_from(&self, span: &Id, follows: &Id) {
-        self.real().record_follows_from(span, follows);
+        self.real.record_follows_from(span, follows);
     }
 
     fn event(&self, event: &Event<'_>) {
-        self.real().event(event);
+        self.real.event(event);
     }
 
     fn enter(&self, span: &Id) {
-        self.real().enter(span);
+        self.real.enter(span);
     }
 
     fn exit(&self, span: &Id) {
-        self.real().exit(span);
+        self.real.exit(span);
     }
 
     fn clone_span(&self, span: &Id) -> Id {
-        self.real().clone_span(span)
+        self.real.clone_span(span)
     }
 
     fn try_close(&self, span: Id) -> bool {
-        self.real().try_close(span)
+        self.real.try_close(span)
     }
 }
