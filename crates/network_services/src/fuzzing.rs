@@ -23,12 +23,12 @@ pub fn dhcpv4<'a>(packets: impl Iterator<Item = (u8, u8, &'a [u8])>) -> (Vec<Lea
     let (mut now, mut replies) = (0, Vec::new());
     for (guest, seconds, packet) in packets {
         now += u64::from(seconds) * 8;
-        server.expire(now);
+        server.pool.expire(now);
         let message = packets::udp_in_version4(packet).unwrap_or(packet);
         let Outcome4 { reply, .. } = server.handle(message, MacAddress([2, 0, 0, 0, 0, guest]), now);
         replies.extend(reply.map(|reply| reply.message));
     }
-    (server.leases().cloned().collect(), replies)
+    (server.pool.leases().cloned().collect(), replies)
 }
 
 /// The same for DHCPv6.
@@ -37,7 +37,7 @@ pub fn dhcpv6<'a>(packets: impl Iterator<Item = (u8, u8, &'a [u8])>) -> (Vec<Lea
     let (mut now, mut replies) = (0, Vec::new());
     for (guest, seconds, packet) in packets {
         now += u64::from(seconds) * 8;
-        server.expire(now);
+        server.pool.expire(now);
         let message = match packets::in_version6(packet) {
             Some((_, _, packets::Carried::Udp(message))) => message,
             Some((_, _, packets::Carried::Icmp(message))) => {
@@ -49,7 +49,7 @@ pub fn dhcpv6<'a>(packets: impl Iterator<Item = (u8, u8, &'a [u8])>) -> (Vec<Lea
         let Outcome6 { reply, .. } = server.handle(message, MacAddress([2, 0, 0, 0, 0, guest]), now);
         replies.extend(reply);
     }
-    (server.leases().cloned().collect(), replies)
+    (server.pool.leases().cloned().collect(), replies)
 }
 
 /// What is answered to a question; `foreign` is what others say if they are asked.

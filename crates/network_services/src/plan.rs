@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::Name;
 
 use crate::description::{
-    Description, Host, HostRecord, OptionValue, OwnAddress, Range, ServiceRecord, TextRecord,
+    DEFAULT_LEASE, Description, Host, HostRecord, OptionValue, OwnAddress, Range, ServiceRecord, TextRecord,
 };
 use crate::mac::{MacAddress, bytes_of};
 use crate::pool::{Supply, number};
@@ -429,6 +429,12 @@ impl<A: Into<IpAddr> + Copy> Hosts<A> {
         let place = self.by_mac.get(&guest.mac).or_else(by_client).or_else(by_name)?;
         self.hosts.get(*place)
     }
+}
+
+/// For how long an address is given, seconds; none for ever. One outside of the ranges, a reserved one, is given as those of the first.
+pub(crate) fn lease_seconds<A: PartialOrd>(ranges: &[Range<A>], address: A) -> Option<u32> {
+    let range = ranges.iter().find(|range| (&range.start..=&range.end).contains(&&address));
+    range.or_else(|| ranges.first()).map_or(Some(DEFAULT_LEASE), |range| range.lease_seconds)
 }
 
 /// What a pool gives, of a description's lists.

@@ -24,6 +24,7 @@ use crate::mac::MacAddress;
 use crate::packet_socket::LONGEST;
 use crate::packets::{self, Carried};
 use crate::plan::Plan;
+use crate::pool::Pool;
 use crate::router_advertisement::{INITIAL, INTERVAL, advertisement, is_solicitation};
 use crate::sockets::{ALL_SERVERS, Dhcp4Socket, DnsSockets, Sockets, Version6Sockets, is_guest};
 
@@ -59,8 +60,13 @@ struct State {
 
 impl State {
     fn leases(&self) -> impl Iterator<Item = &Lease> {
-        let version4 = self.dhcp4.iter().flat_map(Dhcp4Server::leases);
-        version4.chain(self.dhcp6.iter().flat_map(Dhcp6Server::leases))
+        let pools = self.dhcp4.iter().map(|server| &server.pool);
+        pools.chain(self.dhcp6.iter().map(|server| &server.pool)).flat_map(Pool::leases)
+    }
+
+    fn pools(&mut self) -> impl Iterator<Item = &mut Pool> {
+        let version6 = self.dhcp6.iter_mut().map(|server| &mut server.pool);
+        self.dhcp4.iter_mut().map(|server| &mut server.pool).chain(version6)
     }
 }
 
@@ -165,8 +171,7 @@ impl Service {
             {
                 let mut state = self.state.lock();
                 let now = now();
-                events.extend(state.dhcp4.iter_mut().flat_map(|server| server.expire(now)));
-                events.extend(state.dhcp6.iter_mut().flat_map(|server| server.expire(now)));
+                events.extend(state.pools().flat_map(|pool| pool.expire(now)));
             }
             self.commit(permit, events, Box::new(drop));
         }
@@ -350,8 +355,7 @@ impl Service {
         {
             let mut state = self.state.lock();
             let now = now();
-            events.extend(state.dhcp4.iter_mut().flat_map(|server| server.release(mac, now)));
-            events.extend(state.dhcp6.iter_mut().flat_map(|server| server.release(mac, now)));
+            events.extend(state.pools().flat_map(|pool| pool.release_all(mac, now)));
         }
         let leases = events.iter().map(|event| event.lease.clone()).collect();
         let (told, written) = oneshot::channel();

@@ -15,10 +15,10 @@ use platform::guest_warn;
 
 use self::reply::Reply;
 use self::request::{Kind, Request};
-use crate::description::{DEFAULT_LEASE, Dhcp4, Host};
+use crate::description::{Dhcp4, Host};
 use crate::lease::{Holder, Lease, LeaseEvent};
 use crate::mac::{MacAddress, hexadecimal};
-use crate::plan::{Guest, Hosts, Plan, contains, label, supply};
+use crate::plan::{Guest, Hosts, Plan, contains, label, lease_seconds, supply};
 use crate::pool::{Pool, number, version4};
 
 /// A message on its way to a guest, from port 67 to port 68.
@@ -49,7 +49,8 @@ pub(crate) struct Dhcp4Server {
     own: Ipv4Addr,
     prefix: u8,
     hosts: Hosts<Ipv4Addr>,
-    pool: Pool,
+    /// Who has what.
+    pub(crate) pool: Pool,
 }
 
 impl Dhcp4Server {
@@ -79,21 +80,6 @@ impl Dhcp4Server {
         self.hosts = Hosts::new(&dhcp.hosts);
         (self.plan, self.dhcp, self.own, self.prefix) = (Arc::clone(plan), dhcp, own, prefix);
         true
-    }
-
-    /// The leases in force.
-    pub(crate) fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.pool.leases()
-    }
-
-    /// Ends what is over.
-    pub(crate) fn expire(&mut self, now: u64) -> Vec<LeaseEvent> {
-        self.pool.expire(now)
-    }
-
-    /// Ends all leases of a guest.
-    pub(crate) fn release(&mut self, mac: MacAddress, now: u64) -> Vec<LeaseEvent> {
-        self.pool.release_all(mac, now)
     }
 
     /// Answers a message that came in a frame from `source`.
@@ -209,9 +195,7 @@ impl Dhcp4Server {
 
     /// For how long an address is given: the range's time, or less if the guest asks for less.
     fn lease_seconds(&self, address: Ipv4Addr, request: &Request) -> Option<u32> {
-        let range = self.dhcp.ranges.iter().find(|range| (range.start..=range.end).contains(&address));
-        let range = range.or_else(|| self.dhcp.ranges.first());
-        let most = range.map_or(Some(DEFAULT_LEASE), |range| range.lease_seconds);
+        let most = lease_seconds(&self.dhcp.ranges, address);
         let asked =
             request.lease_seconds.filter(|seconds| *seconds != u32::MAX).map(|seconds| seconds.max(120));
         match (most, asked) {

@@ -140,9 +140,9 @@ fn a_renewal_is_sent_to_the_address_and_makes_the_lease_longer() {
     let (Some((datagram, reply)), events) = say(&mut server, &renew, 300) else { panic!("no answer") };
     assert_eq!((kind(&reply), datagram.address, datagram.mac), (MessageType::Ack, address, mac(1)));
     assert_eq!(events, [LeaseChange::Renewed]);
-    assert_eq!(server.leases().next().unwrap().expires, Some(900));
-    assert_eq!(server.expire(899), []);
-    assert_eq!(server.expire(900)[0].change, LeaseChange::Expired);
+    assert_eq!(server.pool.leases().next().unwrap().expires, Some(900));
+    assert_eq!(server.pool.expire(899), []);
+    assert_eq!(server.pool.expire(900)[0].change, LeaseChange::Expired);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn fixed_addresses_are_given_by_hardware_address_identifier_and_name() {
     let mut server = server();
     let fixed = MacAddress([0x52, 0x54, 0, 0, 0, 1]);
     assert_eq!(obtain(&mut server, fixed, &[], 0), Ipv4Addr::new(10, 7, 0, 20));
-    assert_eq!(server.leases().next().unwrap().hostname.as_deref(), Some("static"));
+    assert_eq!(server.pool.leases().next().unwrap().hostname.as_deref(), Some("static"));
     let id = [DhcpOption::ClientIdentifier(vec![1, 2, 3])];
     assert_eq!(obtain(&mut server, mac(1), &id, 0), Ipv4Addr::new(10, 7, 0, 30));
     let name = [DhcpOption::Hostname("ByName".into())];
@@ -203,13 +203,13 @@ fn another_plan_keeps_leases_and_moves_who_has_a_fixed_address_now() {
         Host { mac: Some(mac(1)), client_id: None, name: None, address: Some(Ipv4Addr::new(10, 7, 0, 77)) };
     changed.dhcp4.as_mut().unwrap().hosts.push(host);
     assert!(server.replan(&Arc::new(changed.check().unwrap())));
-    assert_eq!(server.leases().count(), 1);
+    assert_eq!(server.pool.leases().count(), 1);
     let mut renew = message(mac(1), MessageType::Request, &[]);
     renew.set_ciaddr(address);
     let (reply, _) = say(&mut server, &renew, 10);
     assert_eq!(kind(&reply.unwrap().1), MessageType::Nak);
     assert_eq!(obtain(&mut server, mac(1), &[], 10), Ipv4Addr::new(10, 7, 0, 77));
-    assert_eq!(server.leases().count(), 1);
+    assert_eq!(server.pool.leases().count(), 1);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_guest_is_named_by_its_fqdn_option_and_told_its_whole_name() {
     let value = b"\x04\0\0\x05Guest\x05other\x03org\0".to_vec();
     let fqdn = DhcpOption::Unknown(UnknownOption::new(OptionCode::from(81), value));
     obtain(&mut server, mac(1), std::slice::from_ref(&fqdn), 0);
-    assert_eq!(server.leases().next().unwrap().hostname.as_deref(), Some("guest"));
+    assert_eq!(server.pool.leases().next().unwrap().hostname.as_deref(), Some("guest"));
     let (reply, _) = say(&mut server, &message(mac(1), MessageType::Discover, &[fqdn]), 0);
     assert_eq!(bytes(&reply.unwrap().1, 81).unwrap(), b"\x07\xff\xff\x05guest\x05seven\x04test\0");
 }

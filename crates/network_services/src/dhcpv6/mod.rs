@@ -16,10 +16,10 @@ use dhcproto::v6::{
 use platform::guest_warn;
 
 use self::request::{Association, Kind, Request};
-use crate::description::{DEFAULT_LEASE, Dhcp6, Host, OwnAddress};
+use crate::description::{Dhcp6, Host, OwnAddress};
 use crate::lease::{Holder, Lease, LeaseEvent};
 use crate::mac::{MacAddress, hexadecimal};
-use crate::plan::{Guest, Hosts, Plan, contains, label, supply};
+use crate::plan::{Guest, Hosts, Plan, contains, label, lease_seconds, supply};
 use crate::pool::{Pool, number, version6};
 
 /// Options by number (RFC 8415, section 24; RFC 3646; RFC 4704).
@@ -44,7 +44,8 @@ pub(crate) struct Dhcp6Server {
     own: Ipv6Addr,
     prefix: u8,
     hosts: Hosts<Ipv6Addr>,
-    pool: Pool,
+    /// Who has what.
+    pub(crate) pool: Pool,
 }
 
 impl Dhcp6Server {
@@ -74,21 +75,6 @@ impl Dhcp6Server {
         self.hosts = Hosts::new(&dhcp.hosts);
         (self.plan, self.dhcp, self.own, self.prefix) = (Arc::clone(plan), dhcp, own, prefix);
         true
-    }
-
-    /// The leases in force.
-    pub(crate) fn leases(&self) -> impl Iterator<Item = &Lease> {
-        self.pool.leases()
-    }
-
-    /// Ends what is over.
-    pub(crate) fn expire(&mut self, now: u64) -> Vec<LeaseEvent> {
-        self.pool.expire(now)
-    }
-
-    /// Ends all leases of a guest.
-    pub(crate) fn release(&mut self, mac: MacAddress, now: u64) -> Vec<LeaseEvent> {
-        self.pool.release_all(mac, now)
     }
 
     /// Answers a message that came in a frame from `source`.
@@ -168,6 +154,7 @@ impl Dhcp6Server {
                 continue;
             };
             let named = host.as_ref().and_then(|host| label(host.name.as_ref()?));
+            let seconds = lease_seconds(&self.dhcp.ranges, address);
             events.extend(self.pool.grant(Lease {
                 mac,
                 address: address.into(),
@@ -176,7 +163,7 @@ impl Dhcp6Server {
                 client_id: request.client.as_deref().map(hexadecimal),
                 iaid: Some(association.iaid),
                 since: now,
-                expires: self.lease_seconds(address).map(|seconds| now.saturating_add(seconds.into())),
+                expires: seconds.map(|seconds| now.saturating_add(seconds.into())),
             }));
             options.push(self.granted(association.iaid, address, &association.addresses));
         }
@@ -225,15 +212,9 @@ impl Dhcp6Server {
         Outcome6 { reply: self.reply(MessageType::Reply, request, None, options), events }
     }
 
-    fn lease_seconds(&self, address: Ipv6Addr) -> Option<u32> {
-        let range = self.dhcp.ranges.iter().find(|range| (range.start..=range.end).contains(&address));
-        let range = range.or_else(|| self.dhcp.ranges.first());
-        range.map_or(Some(DEFAULT_LEASE), |range| range.lease_seconds)
-    }
-
     /// An association with its address; others that the guest named are over.
     fn granted(&self, iaid: u32, address: Ipv6Addr, named: &[Ipv6Addr]) -> DhcpOption {
-        let seconds = self.lease_seconds(address).unwrap_or(u32::MAX);
+        let seconds = lease_seconds(&self.dhcp.ranges, address).unwrap_or(u32::MAX);
         let part = |tenths: u32| if seconds == u32::MAX { seconds } else { seconds / 10 * tenths };
         let entry = |addr, seconds| {
             let opts = DhcpOptions::new();

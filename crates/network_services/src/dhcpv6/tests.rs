@@ -120,7 +120,7 @@ fn clones_with_one_duid_get_addresses_of_their_own_and_keep_them() {
     let (first, second) = (obtain(&mut server, mac(1), 0), obtain(&mut server, mac(2), 0));
     assert_ne!(first, second);
     assert_eq!(obtain(&mut server, mac(1), 10_000), first);
-    let lease = server.leases().find(|lease| lease.mac == mac(1)).unwrap();
+    let lease = server.pool.leases().find(|lease| lease.mac == mac(1)).unwrap();
     assert_eq!(
         (lease.iaid, lease.client_id.as_deref()),
         (Some(7), Some("00:02:00:00:ab:11:01:02:03:04:05:06:07:08"))
