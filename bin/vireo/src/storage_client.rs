@@ -452,8 +452,11 @@ impl Session<'_> {
             let bytes = match stream.receive(None).attempt(action)? {
                 Input::Data(bytes) => bytes,
                 Input::End => break,
-                // Neither was asked for.
-                Input::Hole(_) | Input::Nothing => continue,
+                Input::Nothing => continue,
+                Input::Hole(_) => {
+                    let message = format!("the daemon left out a part of the volume {}", volume.key);
+                    return Err(Error::trouble(Exit::Failed, message, ""));
+                }
             };
             to.write_all(&bytes).map_err(|error| {
                 Error::trouble(Exit::Failed, format!("cannot write what was read: {error}"), "")

@@ -100,7 +100,8 @@ pub(super) fn plan(
         let volume = volume_of(session, disk, how)?;
         let path = session.path(&volume)?;
         let definition = session.describe(&volume)?;
-        let (pool, name) = match files.next().filter(|_| content.is_none()) {
+        let file = if content.is_none() { files.next() } else { None };
+        let (pool, name) = match file {
             Some(file) => place(session, file)?,
             None => {
                 let pool = session.pool_of(&volume)?;
@@ -114,7 +115,7 @@ pub(super) fn plan(
         let directory = session.directory(&pool)?;
         if content.is_some() {
             notes.push(format!(
-                "The cloud-init seed {target} is made anew with the new machine's name and instance: its first start is one"
+                "The cloud-init seed {target} is made anew for an instance of its own: the new machine's first start is one"
             ));
         }
         planned.push(Planned { index, target, volume, path, definition, pool, name, directory, content });

@@ -340,6 +340,12 @@ pub(super) fn delete(arguments: &DeleteArguments, options: &Options) -> Result<E
     let mut connection = connect(options)?;
     let pool = find_pool(&mut connection, &arguments.pool.pool)?;
     let known = Known::ask(&mut connection, pool.clone())?;
+    if arguments.remove_directory && !known.persistent {
+        return Err(Error::usage(format!(
+            "the pool {} is transient: it is gone when it is stopped, and its directory stays",
+            pool.name
+        )));
+    }
     if known.state >= RUNNING {
         let action = || format!("cannot stop the pool {}", pool.name);
         call(&mut connection, &StoragePoolDestroy { pool: pool.clone() }, action)?;

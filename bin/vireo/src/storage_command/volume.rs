@@ -9,7 +9,7 @@ use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use libvirt_rpc::ErrorCode;
 use libvirt_rpc::procedures::{
-    StoragePoolListAllVolumes, StorageVolDelete, StorageVolGetInfo, StorageVolGetPath, StorageVolLookupByKey,
+    StoragePoolListAllVolumes, StorageVolDelete, StorageVolGetInfo, StorageVolGetPath,
     StorageVolLookupByName, StorageVolResize,
 };
 use libvirt_rpc::types::RemoteStorageVol;
@@ -125,7 +125,7 @@ pub(crate) struct DownloadArguments {
 
 #[derive(Debug, Args)]
 struct VolumeArgument {
-    /// The volume: its name in the pool, or its path or key
+    /// The volume: its name in the pool, or its path
     #[arg(value_name = "VOLUME")]
     volume: String,
     /// The pool in which the name is
@@ -137,17 +137,7 @@ impl VolumeArgument {
     fn find(&self, session: &mut Session<'_>) -> Result<RemoteStorageVol, Error> {
         let given = &self.volume;
         if given.starts_with('/') {
-            if let Some(volume) = session.volume_at(given)? {
-                return Ok(volume);
-            }
-            let by_key = session.connection.call(&StorageVolLookupByKey { key: given.clone() });
-            return match by_key {
-                Ok(reply) => Ok(reply.vol),
-                Err(error) if is(&error, &[ErrorCode::NoStorageVolume]) => {
-                    Err(Error::no_such("volume", given, Vec::new()))
-                }
-                Err(error) => Err(Error::daemon(format!("cannot look up the volume {given}"), error)),
-            };
+            return session.volume_at(given)?.ok_or_else(|| Error::no_such("volume", given, Vec::new()));
         }
         let pool = find_pool(session.connection, &self.pool)?;
         let by_name = StorageVolLookupByName { pool: pool.clone(), name: given.clone() };

@@ -194,8 +194,13 @@ fn events_of_networks_are_seen_in_their_order() {
         }
     });
     // Until virsh is known to listen, something is done to another network that it would hear of.
-    while seen.try_recv().is_err() {
+    loop {
         define_again(&place, "other");
+        match seen.try_recv() {
+            Ok(_) => break,
+            Err(std::sync::mpsc::TryRecvError::Empty) => {}
+            Err(error) => panic!("virsh printed nothing: {error}"),
+        }
     }
     define(&place, "n");
     place.ok(&["net-undefine", "n"]);

@@ -6,7 +6,7 @@
 //! | `bridge` with a bridge's name | somebody else's bridge |
 //! | `bridge` with interfaces, `private`, `vepa`, `passthrough` | macvtap |
 //! | `bridge/@delay='0'` with `stp='on'` | no spanning tree: the kernel has none without a delay, and guests would get no address for twice that long |
-//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `spoofing` that is not allowed | refused: nothing here does it |
+//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `vlan`, `spoofing` that is not allowed | refused: nothing here does it |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

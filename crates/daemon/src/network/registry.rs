@@ -219,9 +219,11 @@ impl Networks {
             _ => false,
         };
         if ours {
-            match before {
-                Some(before) => drop(index.insert(uuid, before)),
-                None => drop(index.remove(&uuid)),
+            index.remove(&uuid);
+            // Its name may have been taken since.
+            let free = |before: &Arc<Network>| !index.values().any(|other| other.name() == before.name());
+            if let Some(before) = before.filter(free) {
+                index.insert(uuid, before);
             }
         }
         Err(error.into())

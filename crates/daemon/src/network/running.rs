@@ -180,7 +180,10 @@ impl Running {
             return Err(NetworkError::Invalid(format!("network is already active as '{}'", network.name())));
         }
         assign::start(&mut document);
+        let checked = document.clone();
         self.bring_up(network.uuid(), document, |before, live| {
+            // Another may have been defined meanwhile.
+            self.networks.known(&network, &checked)?;
             Ok(Some(before.unwrap_or(&network).with_live(live)))
         })
         .await
@@ -255,8 +258,14 @@ impl Running {
         }
         let before = network.live().filter(|_| live);
         let document = before.map(|live| edit(&live.document)).transpose()?;
-        if let (Some(before), Some(document)) = (before, &document) {
-            self.apply(uuid, &before.document, document).await?;
+        if let (Some(before), Some(document)) = (before, &document)
+            && let Err(error) = self.apply(uuid, &before.document, document).await
+        {
+            // What was done of it is taken back.
+            if let Err(left) = self.apply(uuid, document, &before.document).await {
+                tracing::error!("network '{}' stays as it was not to be: {left}", network.name());
+            }
+            return Err(error);
         }
         let change = self.networks.change_known(&self.store, uuid, |network| {
             let mut after = network.clone();
@@ -382,8 +391,8 @@ impl Running {
             }
         }
         self.places.end_others(&known).await;
-        // A host on which no network has been started is left alone.
-        if self.options.state.exists() {
+        // A host on which no network has been started is left alone. One that was started anew has lost what the store remembers.
+        if !known.is_empty() || self.options.state.exists() {
             self.repair(running).await;
         }
         drop(turn);
@@ -422,6 +431,8 @@ impl Running {
 
     /// Sees to it that a running network is served.
     async fn serve_again(&self, uuid: Uuid, live: &Live) -> Result<(), NetworkError> {
+        // What is not understood any more has lost its bridge.
+        description::host(&live.document)?;
         let Some(services) = description::services(&live.document)? else { return Ok(()) };
         if let Some(identity) = &live.services {
             if self.places.find(uuid, identity)?.is_some() {
@@ -433,9 +444,17 @@ impl Running {
         let identity = self.places.start(uuid, &services).await?;
         let change = self.networks.change_known(&self.store, uuid, |network| {
             let live = network.live().ok_or_else(NetworkError::not_running)?;
-            Ok(Some(network.with_live(Live { services: Some(identity), ..live.clone() })))
-        })?;
-        self.networks.settle(change).await.map(drop)
+            Ok(Some(network.with_live(Live { services: Some(identity.clone()), ..live.clone() })))
+        });
+        let settled = match change {
+            Ok(change) => self.networks.settle(change).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if settled.is_err() {
+            // Nobody would find it.
+            self.places.end(uuid, &identity).await?;
+        }
+        settled
     }
 
     /// A network that ran does not any more.
@@ -445,11 +464,13 @@ impl Running {
         }
         let change = self.networks.change_known(&self.store, uuid, |before| Ok(before.without_live()));
         let settled = match change {
-            Ok(change) => self.networks.settle(change).await.map(drop),
+            Ok(change) => self.networks.settle(change).await,
             Err(error) => Err(error),
         };
-        if let Err(error) = settled {
-            tracing::warn!("network {uuid}: {error}");
+        match settled {
+            Ok(None) => self.places.forget(uuid),
+            Ok(Some(_)) => {}
+            Err(error) => tracing::warn!("network {uuid}: {error}"),
         }
     }
 }

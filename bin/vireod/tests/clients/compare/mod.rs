@@ -7,8 +7,8 @@
 //! - `-r`: virsh's option, a connection that may only read;
 //! - `numbers:`: numbers are what was measured, and only have to be there;
 //! - `any-order:`: lines may come in another order;
-//! - `settles:`: a domain goes with the connection that has started it, at some time after: the line is asked again while that is on its
-//!   way.
+//! - `settles:`: a domain goes with the connection that has started it, at some time after: the line is asked again until the
+//!   domain is shut off or not found.
 //!
 //! What is answered differently on purpose says so in a line before, with the reason. It has to differ: what has become the same is to
 //! be taken out of the list.
@@ -265,12 +265,13 @@ fn run(line: &Line<'_>, uri: &str, folder: &Path) -> Printed {
     let begun = Instant::now();
     let said = loop {
         let said = said(&mut command);
-        let goes = ["running", "in shutdown"].iter().any(|state| said.out.contains(state));
-        if !(line.settles && goes) {
+        let gone = said.out.contains("shut off") || said.err.contains("failed to get domain");
+        if gone || !line.settles {
             break said;
         }
-        assert!(begun.elapsed() < SETTLED, "{uri}: {}: {}", line.text, said.out);
+        assert!(begun.elapsed() < SETTLED, "{uri}: {}: {}{}", line.text, said.out, said.err);
     };
+    assert!(said.status.code() != Some(124), "{uri}: {}: no answer in {PATIENCE} s", line.text);
     let same = |text: &str| {
         text.lines().map(|text| same(text, line.numbers, folder)).filter(|line| !line.is_empty()).collect()
     };
