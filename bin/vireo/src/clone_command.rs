@@ -16,11 +16,13 @@ use libvirt_rpc::procedures::{DomainDefineXml, DomainGetState, DomainGetXmlDesc,
 use libvirt_rpc::types::RemoteDomain;
 use libvirt_xml::MacAddress;
 use libvirt_xml::domain::Domain;
+use libvirt_xml::domain::interface::{Interface, InterfaceType};
 use serde_json::json;
 
-use crate::completions_command::domains;
+use crate::completions_command::{domains, networks};
 use crate::connection::{EXIT_CODES, Error, Exit, Options, connect, find_domain};
 use crate::create_command::{check_name, mac};
+use crate::network_command::find_network;
 use crate::output::{harmless, print, print_json};
 use crate::storage_client::{Session, is};
 use crate::undo::{Made, Undo};
@@ -55,6 +57,9 @@ pub(crate) struct Arguments {
     /// Address of a network interface, in their order; can be repeated [default: assigned]
     #[arg(long, value_name = "ADDRESS", value_parser = mac)]
     mac: Vec<MacAddress>,
+    /// Connect the new domain's interfaces to this network [default: to what the source's are connected to]
+    #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(networks))]
+    network: Option<String>,
     /// Give the Linux on the disks a new machine-id and new ssh host keys
     #[arg(long)]
     renew_identity: bool,
@@ -136,6 +141,10 @@ fn clone(arguments: &Arguments, session: &mut Session<'_>) -> Result<Option<Clon
     })?;
     let mut notes = Vec::new();
     let mut new = document::renamed(&old, name, &arguments.mac, &mut notes)?;
+    if let Some(network) = &arguments.network {
+        let network = find_network(session.connection, network)?;
+        document::connect(&mut new, &network.name)?;
+    }
     let plan = disks::plan(arguments, session, &source.name, &new, &mut notes)?;
     if arguments.print_xml {
         disks::set_foreseen(&plan, &mut new);
@@ -159,6 +168,10 @@ fn clone(arguments: &Arguments, session: &mut Session<'_>) -> Result<Option<Clon
             "The disks of {name} hold only what differs from those of {}: that must not be started or changed any more",
             source.name
         ));
+    }
+    let on_network = |interface: &Interface| interface.kind == InterfaceType::Network;
+    if new.devices.interfaces.iter().any(on_network) {
+        notes.push(format!("Its address, when it runs and has one: vireo wait {name} --address"));
     }
     Ok(Some(Cloned { domain, copies, notes }))
 }

@@ -72,6 +72,20 @@ pub(crate) struct With<V: Args> {
     pub(crate) options: Options,
 }
 
+/// Runs one of an enumeration's verbs; `$before` are the options in front of it.
+macro_rules! run_verb {
+    ($verb:expr, $before:expr, $($variant:path, $text:literal, $run:path;)*) => {{
+        let (name, json, result) = match $verb {
+            $($variant($crate::connection::With { verb, options }) => {
+                let options = options.or($before);
+                ($text, options.json, $run(&verb, &options))
+            })*
+        };
+        result.unwrap_or_else(|error| $crate::connection::report(name, json, &error))
+    }};
+}
+pub(crate) use run_verb;
+
 /// Connects to the daemon that the options name, or VIREO_URI, or that is found at the default places.
 ///
 /// # Errors
@@ -137,7 +151,7 @@ pub(crate) fn find_domain(connection: &mut Connection, given: &str) -> Result<Re
 }
 
 /// A UUID as it is printed.
-fn uuid(text: &str) -> Option<Uuid> {
+pub(crate) fn uuid(text: &str) -> Option<Uuid> {
     let groups: Vec<_> = text.split('-').map(str::len).collect();
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let number = u128::from_str_radix(&digits, 16).ok()?;

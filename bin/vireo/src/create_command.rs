@@ -15,18 +15,19 @@ use std::process::ExitCode;
 use libvirt_rpc::ErrorCode;
 use libvirt_rpc::procedures::{
     ConnectGetCapabilities, DomainCreate, DomainCreateWithFlags, DomainDefineXml, DomainLookupByName,
-    DomainSetAutostart, NetworkLookupByName,
+    DomainSetAutostart,
 };
 use libvirt_rpc::types::RemoteDomain;
 use serde_json::json;
 
 use arguments::NetworkChoice;
-pub(crate) use arguments::{Arguments, check_name, mac};
+pub(crate) use arguments::{Arguments, check_name, interface_name, mac};
 use document::{DiskFile, Nic, Plan};
 
 use crate::connection::{Error, Exit, Options, connect};
+use crate::network_command::{find_network, is_active};
 use crate::output::{harmless, print, print_json};
-use crate::storage_client::{Session, is, is_unsupported};
+use crate::storage_client::{Session, is};
 use crate::undo::{Made, Undo};
 
 /// VIR_DOMAIN_START_PAUSED.
@@ -127,6 +128,9 @@ fn create(arguments: &Arguments, session: &mut Session<'_>) -> Result<Created, E
     if !arguments.no_start {
         start(arguments, session, &domain)?;
     }
+    if matches!(nic, Some(Nic::Network(_))) && !arguments.console {
+        notes.push(format!("Its address, when it has one: vireo wait {name} --address"));
+    }
     Ok(Created { domain, disks, notes })
 }
 
@@ -166,27 +170,31 @@ fn nic(
         None => None,
     };
     let name = network.clone().unwrap_or_else(|| "default".to_owned());
-    match session.connection.call(&NetworkLookupByName { name: name.clone() }) {
-        Ok(reply) => Ok(Some(Nic::Network(reply.net.name))),
-        Err(error) if network.is_none() && is_unsupported(&error) => {
+    let found = match find_network(session.connection, &name) {
+        Ok(found) => found,
+        Err(error) if network.is_none() && error.exit() == Exit::Unsupported => {
             notes.push(
                 "This daemon has no networks: the machine has no network interface (--network bridge=NAME or tap=NAME \
                  gives it one)"
                     .to_owned(),
             );
-            Ok(None)
+            return Ok(None);
         }
-        Err(error) if network.is_none() && is(&error, &[ErrorCode::NoNetwork]) => {
+        Err(Error::NoSuch { .. }) if network.is_none() => {
             notes.push(
                 "There is no network \"default\": the machine has no network interface (--network names another)".to_owned(),
             );
-            Ok(None)
+            return Ok(None);
         }
-        Err(error) if is(&error, &[ErrorCode::NoNetwork]) => {
-            Err(Error::no_such("network", &name, Vec::new()))
-        }
-        Err(error) => Err(Error::daemon(format!("cannot look up the network {name}"), error)),
+        Err(error) => return Err(error),
+    };
+    // A start without it would fail, after everything has been made.
+    if !arguments.no_start && !arguments.print_xml && !is_active(session.connection, &found)? {
+        let message = format!("the network {} is not active", found.name);
+        let advice = format!("start it (`vireo network start {}`), or use --no-start", found.name);
+        return Err(Error::trouble(Exit::WrongState, message, &advice));
     }
+    Ok(Some(Nic::Network(found.name)))
 }
 
 /// Whether the daemon's machines run on KVM; others are emulated.

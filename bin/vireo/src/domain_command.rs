@@ -3,11 +3,12 @@
 //! Each verb is a module, or shares one with its family; it owns its arguments and makes the calls. What they have in common is
 //! here: the domain that is meant, and the answer to an action.
 
+mod addresses;
 mod console;
 mod definition;
 mod description;
 mod edit;
-mod events;
+pub(crate) mod events;
 mod identity;
 mod info;
 mod lifecycle;
@@ -31,12 +32,14 @@ use libvirt_rpc::types::RemoteDomain;
 use serde_json::{Value, json};
 
 use crate::completions_command::domains;
-use crate::connection::{EXIT_CODES, Error, Options, With, find_domain, report};
-use crate::output::{harmless, print, print_json};
+use crate::connection::{EXIT_CODES, Error, Options, With, find_domain, run_verb};
+use crate::output;
 
 /// What verbs do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    #[command(after_help = EXIT_CODES, visible_alias = "domifaddr")]
+    Addresses(With<addresses::AddressesArguments>),
     #[command(after_help = EXIT_CODES)]
     Autostart(With<definition::AutostartArguments>),
     Clone(With<crate::clone_command::Arguments>),
@@ -102,51 +105,41 @@ pub(crate) enum Verb {
 
 /// Does what the arguments ask for; `before` are the options in front of the verb.
 pub(crate) fn main(verb: Verb, before: &Options) -> ExitCode {
-    macro_rules! verbs {
-        ($($name:ident $text:literal $run:path;)*) => {
-            match verb {
-                $(Verb::$name(With { verb, options }) => {
-                    let options = options.or(before);
-                    ($text, options.json, $run(&verb, &options))
-                })*
-            }
-        };
+    run_verb! { verb, before,
+        Verb::Addresses, "addresses", addresses::run;
+        Verb::Autostart, "autostart", definition::autostart;
+        Verb::Clone, "clone", crate::clone_command::run;
+        Verb::Console, "console", console::run;
+        Verb::Create, "create", crate::create_command::run;
+        Verb::Define, "define", definition::define;
+        Verb::Delete, "delete", crate::delete_command::run;
+        Verb::Desc, "desc", description::description;
+        Verb::Destroy, "destroy", stop::destroy;
+        Verb::Domid, "domid", identity::number;
+        Verb::Domname, "domname", identity::name;
+        Verb::Domstate, "domstate", identity::state;
+        Verb::Domuuid, "domuuid", identity::uuid;
+        Verb::Dumpxml, "dumpxml", definition::dumpxml;
+        Verb::Edit, "edit", edit::run;
+        Verb::Event, "event", events::once;
+        Verb::Events, "events", events::run;
+        Verb::Info, "info", info::run;
+        Verb::List, "list", list::run;
+        Verb::Pause, "pause", lifecycle::pause;
+        Verb::Reboot, "reboot", lifecycle::reboot;
+        Verb::Rename, "rename", definition::rename;
+        Verb::Reset, "reset", lifecycle::reset;
+        Verb::Resume, "resume", lifecycle::resume;
+        Verb::Shutdown, "shutdown", stop::shutdown;
+        Verb::Start, "start", start::run;
+        Verb::Stats, "stats", stats::run;
+        Verb::Stop, "stop", stop::run;
+        Verb::Title, "title", description::title;
+        Verb::Top, "top", top::run;
+        Verb::Undefine, "undefine", definition::undefine;
+        Verb::Vcpuinfo, "vcpuinfo", vcpuinfo::run;
+        Verb::Wait, "wait", wait::run;
     }
-    let (name, json, result) = verbs! {
-        Autostart "autostart" definition::autostart;
-        Clone "clone" crate::clone_command::run;
-        Console "console" console::run;
-        Create "create" crate::create_command::run;
-        Define "define" definition::define;
-        Delete "delete" crate::delete_command::run;
-        Desc "desc" description::description;
-        Destroy "destroy" stop::destroy;
-        Domid "domid" identity::number;
-        Domname "domname" identity::name;
-        Domstate "domstate" identity::state;
-        Domuuid "domuuid" identity::uuid;
-        Dumpxml "dumpxml" definition::dumpxml;
-        Edit "edit" edit::run;
-        Event "event" events::once;
-        Events "events" events::run;
-        Info "info" info::run;
-        List "list" list::run;
-        Pause "pause" lifecycle::pause;
-        Reboot "reboot" lifecycle::reboot;
-        Rename "rename" definition::rename;
-        Reset "reset" lifecycle::reset;
-        Resume "resume" lifecycle::resume;
-        Shutdown "shutdown" stop::shutdown;
-        Start "start" start::run;
-        Stats "stats" stats::run;
-        Stop "stop" stop::run;
-        Title "title" description::title;
-        Top "top" top::run;
-        Undefine "undefine" definition::undefine;
-        Vcpuinfo "vcpuinfo" vcpuinfo::run;
-        Wait "wait" wait::run;
-    };
-    result.unwrap_or_else(|error| report(name, json, &error))
 }
 
 /// The domain that a verb is about.
@@ -166,12 +159,7 @@ impl DomainArgument {
 
 /// Tells what has been done to a domain: `Domain 'demo' started`, or in JSON who it is and `done`.
 fn answer(options: &Options, domain: &RemoteDomain, done: &str) -> Result<ExitCode, Error> {
-    if options.json {
-        print_json(&json!({ "domain": as_json(domain), "done": done }))?;
-    } else {
-        print(&format!("Domain '{}' {done}\n", harmless(&domain.name)))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(output::done(options.json, "domain", &domain.name, as_json(domain), done)?)
 }
 
 /// Who a domain is; the number is null while it does not run.
@@ -188,7 +176,7 @@ const METADATA_TITLE: i32 = 1;
 const SECONDS_MAX: f64 = 1e9;
 
 /// A number of seconds, with or without a fraction.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(value) if (0.0..=SECONDS_MAX).contains(&value) => Ok(Duration::from_secs_f64(value)),
         _ => Err("a number of seconds is expected, such as 30 or 0.5".to_owned()),

@@ -6,9 +6,12 @@ mod completions_command;
 mod connection;
 mod create_command;
 mod delete_command;
+mod documents;
 mod domain_command;
 mod image_command;
 mod lab_command;
+mod listening;
+mod network_command;
 mod output;
 mod run_command;
 mod signals;
@@ -37,6 +40,7 @@ enum Command {
     Completions(completions_command::Arguments),
     Image(image_command::Arguments),
     Lab(lab_command::Arguments),
+    Network(network_command::NetworkCommand),
     Pool(storage_command::PoolCommand),
     Volume(storage_command::VolumeCommand),
     Run(run_command::RunArguments),
@@ -44,6 +48,8 @@ enum Command {
     Domain(domain_command::Verb),
     #[command(flatten)]
     Storage(storage_command::VirshVerb),
+    #[command(flatten)]
+    Networks(network_command::VirshVerb),
 }
 
 fn main() -> ExitCode {
@@ -53,9 +59,9 @@ fn main() -> ExitCode {
     // A shell asks what could come next.
     clap_complete::CompleteEnv::with_factory(CommandLine::command).complete();
     let CommandLine { options, command } = CommandLine::parse();
-    let asks =
-        matches!(command, Command::Domain(_) | Command::Storage(_) | Command::Pool(_) | Command::Volume(_));
-    if options.any() && !asks {
+    let asks_nobody =
+        matches!(command, Command::Completions(_) | Command::Image(_) | Command::Lab(_) | Command::Run(_));
+    if options.any() && asks_nobody {
         let kind = clap::error::ErrorKind::ArgumentConflict;
         let message = "this command asks no daemon: the options before it are for those that do";
         CommandLine::command().error(kind, message).exit();
@@ -72,5 +78,7 @@ fn main() -> ExitCode {
         Command::Pool(command) => storage_command::pool(command, &options),
         Command::Volume(command) => storage_command::volume(command, &options),
         Command::Storage(verb) => storage_command::virsh(verb, &options),
+        Command::Network(command) => network_command::network(command, &options),
+        Command::Networks(verb) => network_command::virsh(verb, &options),
     }
 }

@@ -1,6 +1,7 @@
 //! Printing for people and for programs.
 
 use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
 
 use anyhow::Context;
 
@@ -14,6 +15,29 @@ pub(crate) fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     output.write_all(text.as_bytes()).and_then(|()| output.flush()).context("cannot print the result")
+}
+
+/// Tells what has been done to an object: `Pool 'images' started`, or in JSON who it is and `done`.
+pub(crate) fn done(
+    json: bool,
+    kind: &str,
+    name: &str,
+    who: serde_json::Value,
+    done: &str,
+) -> anyhow::Result<ExitCode> {
+    if json {
+        print_json(&serde_json::json!({ kind: who, "done": done }))?;
+    } else {
+        let mut kind = kind.to_owned();
+        kind[..1].make_ascii_uppercase();
+        print(&format!("{kind} '{}' {done}\n", harmless(name)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `yes` or `no`, as virsh says it.
+pub(crate) fn yes_no(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
 }
 
 /// Whether standard output is for eyes that want colours: a terminal that knows them, and nobody said no (no-color.org).
@@ -66,6 +90,33 @@ pub(crate) fn harmless(text: &str) -> String {
             escaped.into_iter().flatten().chain(plain)
         })
         .collect()
+}
+
+/// A time since 1970 as the wall clock showed it here.
+pub(crate) fn local_time(seconds: i64) -> String {
+    broken_down(seconds).map_or_else(
+        || format!("{seconds} s"),
+        |parts| {
+            format!(
+                "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
+                i64::from(parts.tm_year) + 1900,
+                parts.tm_mon + 1,
+                parts.tm_mday,
+                parts.tm_hour,
+                parts.tm_min,
+                parts.tm_sec
+            )
+        },
+    )
+}
+
+#[expect(unsafe_code, reason = "localtime_r(3) knows the time zone")]
+fn broken_down(time: libc::time_t) -> Option<libc::tm> {
+    // SAFETY: a structure of numbers and a pointer, for which zero is a value.
+    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to values that live across the call; nothing else in this program sets the environment.
+    let found = unsafe { libc::localtime_r(&raw const time, &raw mut parts) };
+    (!found.is_null()).then_some(parts)
 }
 
 #[cfg(test)]

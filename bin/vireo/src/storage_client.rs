@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,7 +22,7 @@ use libvirt_xml::storage::{
     Permissions, PoolDefinition, PoolSizes, PoolSource, PoolTarget, VolumeDefinition,
 };
 
-use crate::connection::{Attempt, Error, Exit};
+use crate::connection::{Attempt, Error, Exit, Options, connect};
 use crate::output::readable;
 use crate::undo::{Made, Undo};
 
@@ -42,15 +43,24 @@ pub(crate) struct Session<'a> {
     pub(crate) shown: bool,
 }
 
+/// Work of several steps: a signal ends it, and what it has made goes when it fails.
+///
+/// # Errors
+/// The daemon can't be reached, or the work's own.
+pub(crate) fn work<T>(
+    options: &Options,
+    work: impl FnOnce(&mut Session<'_>) -> Result<T, Error>,
+) -> Result<Result<T, ExitCode>, Error> {
+    let mut connection = connect(options)?;
+    let mut undo = Undo::new()?;
+    let mut session = Session { connection: &mut connection, undo: &mut undo, shown: !options.json };
+    let result = work(&mut session);
+    undo.end(&mut connection, result, false)
+}
+
 /// Whether the daemon says that there is no such object.
 pub(crate) fn is(error: &ClientError, codes: &[ErrorCode]) -> bool {
     matches!(error, ClientError::Daemon(error) if codes.contains(&error.code))
-}
-
-/// Whether the daemon says that it can't do this at all.
-pub(crate) fn is_unsupported(error: &ClientError) -> bool {
-    let unknown = matches!(error, ClientError::Daemon(error) if error.message.contains("unknown procedure"));
-    unknown || is(error, &[ErrorCode::NoSupport])
 }
 
 impl Session<'_> {
@@ -73,19 +83,12 @@ impl Session<'_> {
     pub(crate) fn pool(&mut self, wanted: Option<&str>) -> Result<RemoteStoragePool, Error> {
         let pool = match wanted {
             Some(path) if path.starts_with('/') => self.pool_of_directory(Path::new(path))?,
-            Some(name) => match self.pool_by_name(name)? {
-                Some(pool) => pool,
-                None => {
-                    let all = self.connection.call(&ConnectListAllStoragePools { need_results: 1, flags: 0 });
-                    let names = all.map(|all| all.pools.into_iter().map(|pool| pool.name).collect());
-                    return Err(Error::no_such("storage pool", name, names.unwrap_or_default()));
-                }
-            },
+            Some(name) => find_pool(self.connection, name)?,
             None => match self.pool_by_name(DEFAULT_POOL)? {
                 Some(pool) => pool,
                 None => {
                     let directory = self.default_directory()?;
-                    self.make_pool(DEFAULT_POOL, &directory)?
+                    self.define_pool(DEFAULT_POOL, &directory, true)?
                 }
             },
         };
@@ -100,10 +103,10 @@ impl Session<'_> {
     pub(crate) fn foreseen_directory(&mut self, wanted: Option<&str>) -> Result<PathBuf, Error> {
         match wanted {
             Some(path) if path.starts_with('/') => Ok(path.into()),
-            Some(name) => match self.pool_by_name(name)? {
-                Some(pool) => self.directory(&pool),
-                None => Err(Error::no_such("storage pool", name, Vec::new())),
-            },
+            Some(name) => {
+                let pool = find_pool(self.connection, name)?;
+                self.directory(&pool)
+            }
             None => match self.pool_by_name(DEFAULT_POOL)? {
                 Some(pool) => self.directory(&pool),
                 None => self.default_directory(),
@@ -112,11 +115,7 @@ impl Session<'_> {
     }
 
     fn pool_by_name(&mut self, name: &str) -> Result<Option<RemoteStoragePool>, Error> {
-        match self.connection.call(&StoragePoolLookupByName { name: name.to_owned() }) {
-            Ok(reply) => Ok(Some(reply.pool)),
-            Err(error) if is(&error, &[ErrorCode::NoStoragePool]) => Ok(None),
-            Err(error) => Err(Error::daemon(format!("cannot look up the pool {name}"), error)),
-        }
+        pool_by_name(self.connection, name)
     }
 
     /// The pool that keeps its volumes in a directory; a new one, which stays, when there is none.
@@ -136,7 +135,7 @@ impl Session<'_> {
             number += 1;
             name = format!("{stem}-{number}");
         }
-        self.make_pool(&name, directory)
+        self.define_pool(&name, directory, true)
     }
 
     /// The pool whose volumes are in a directory.
@@ -176,8 +175,16 @@ impl Session<'_> {
         })
     }
 
-    /// Defines, builds and starts a pool of a directory that is started with the host.
-    fn make_pool(&mut self, name: &str, directory: &Path) -> Result<RemoteStoragePool, Error> {
+    /// Defines and builds a pool of a directory; started, now and with the daemon, if `start`.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub(crate) fn define_pool(
+        &mut self,
+        name: &str,
+        directory: &Path,
+        start: bool,
+    ) -> Result<RemoteStoragePool, Error> {
         let xml = pool_document(name, directory)?;
         let defined =
             self.call(&StoragePoolDefineXml { xml, flags: 0 }, || format!("cannot define the pool {name}"))?;
@@ -189,10 +196,12 @@ impl Session<'_> {
         if new {
             self.undo.push(Made::PoolDirectory(pool.clone()));
         }
-        self.start_pool(&pool)?;
-        self.call(&StoragePoolSetAutostart { pool: pool.clone(), autostart: 1 }, || {
-            format!("cannot have the pool {name} started with the host")
-        })?;
+        if start {
+            self.start_pool(&pool)?;
+            self.call(&StoragePoolSetAutostart { pool: pool.clone(), autostart: 1 }, || {
+                format!("cannot have the pool {name} started with the daemon")
+            })?;
+        }
         Ok(pool)
     }
 
@@ -382,6 +391,7 @@ impl Session<'_> {
         let call = StorageVolUpload { vol: volume.clone(), offset: 0, length: bytes, flags: 0 };
         let bar = self.shown.then(|| bar(bytes)).flatten();
         let (_, mut stream) = self.connection.open_stream(&call).attempt(action)?;
+        self.undo.overwrite(volume);
         let mut buffer = vec![0; PIECE];
         let mut left = bytes;
         while left > 0 {
@@ -491,11 +501,32 @@ impl Session<'_> {
     }
 }
 
+/// The pool of a name, if there is one.
+fn pool_by_name(connection: &mut Connection, name: &str) -> Result<Option<RemoteStoragePool>, Error> {
+    match connection.call(&StoragePoolLookupByName { name: name.to_owned() }) {
+        Ok(reply) => Ok(Some(reply.pool)),
+        Err(error) if is(&error, &[ErrorCode::NoStoragePool]) => Ok(None),
+        Err(error) => Err(Error::daemon(format!("cannot look up the pool {name}"), error)),
+    }
+}
+
+/// The pool of a name.
+///
+/// # Errors
+/// There is none, with names that are nearly this one; or the daemon can't be asked.
+pub(crate) fn find_pool(connection: &mut Connection, name: &str) -> Result<RemoteStoragePool, Error> {
+    pool_by_name(connection, name)?.ok_or_else(|| {
+        let all = connection.call(&ConnectListAllStoragePools { need_results: 1, flags: 0 });
+        let names = all.map(|all| all.pools.into_iter().map(|pool| pool.name).collect());
+        Error::no_such("storage pool", name, names.unwrap_or_default())
+    })
+}
+
 /// The definition of a pool of a directory.
 ///
 /// # Errors
 /// The directory's name can't be written down.
-pub(crate) fn pool_document(name: &str, directory: &Path) -> Result<String, Error> {
+fn pool_document(name: &str, directory: &Path) -> Result<String, Error> {
     let Some(path) = directory.to_str() else {
         let message = format!("the directory {} has a name that XML can't hold", directory.display());
         return Err(Error::trouble(Exit::Failed, message, ""));

@@ -9,14 +9,9 @@ mod volume;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use libvirt_rpc::client::Connection;
-use libvirt_rpc::procedures::{ConnectListAllStoragePools, StoragePoolLookupByName};
-use libvirt_rpc::types::RemoteStoragePool;
 
-use crate::connection::{Attempt, EXIT_CODES, Error, Options, With, connect, report};
-use crate::output::{harmless, print, print_json};
-use crate::storage_client::{Session, is};
-use crate::undo::Undo;
+use crate::connection::{EXIT_CODES, Error, Options, With, run_verb};
+use crate::output;
 
 /// Look at storage pools, make them and remove them
 #[derive(Debug, Args)]
@@ -93,23 +88,10 @@ pub(crate) enum VirshVerb {
     VolUpload(With<volume::UploadArguments>),
 }
 
-/// Runs one of an enumeration's verbs; `$before` are the options in front of it.
-macro_rules! run {
-    ($verb:expr, $before:expr, $($variant:path, $text:literal, $run:path;)*) => {{
-        let (name, json, result) = match $verb {
-            $($variant(With { verb, options }) => {
-                let options = options.or($before);
-                ($text, options.json, $run(&verb, &options))
-            })*
-        };
-        result.unwrap_or_else(|error| report(name, json, &error))
-    }};
-}
-
 /// Does what the arguments of `vireo pool` ask for.
 pub(crate) fn pool(command: PoolCommand, before: &Options) -> ExitCode {
     use PoolVerb as Verb;
-    run! { command.verb, before,
+    run_verb! { command.verb, before,
         Verb::Autostart, "pool autostart", pool::autostart;
         Verb::Define, "pool define", pool::define;
         Verb::Delete, "pool delete", pool::delete;
@@ -124,7 +106,7 @@ pub(crate) fn pool(command: PoolCommand, before: &Options) -> ExitCode {
 /// Does what the arguments of `vireo volume` ask for.
 pub(crate) fn volume(command: VolumeCommand, before: &Options) -> ExitCode {
     use VolumeVerb as Verb;
-    run! { command.verb, before,
+    run_verb! { command.verb, before,
         Verb::Clone, "volume clone", volume::clone;
         Verb::Create, "volume create", volume::create;
         Verb::Delete, "volume delete", volume::delete;
@@ -139,7 +121,7 @@ pub(crate) fn volume(command: VolumeCommand, before: &Options) -> ExitCode {
 /// The same by virsh's names.
 pub(crate) fn virsh(verb: VirshVerb, before: &Options) -> ExitCode {
     use VirshVerb as Verb;
-    run! { verb, before,
+    run_verb! { verb, before,
         Verb::PoolAutostart, "pool-autostart", pool::autostart;
         Verb::PoolDefineAs, "pool-define-as", pool::define;
         Verb::PoolDestroy, "pool-destroy", pool::stop;
@@ -158,48 +140,7 @@ pub(crate) fn virsh(verb: VirshVerb, before: &Options) -> ExitCode {
     }
 }
 
-/// The pool of a name.
-fn find_pool(connection: &mut Connection, name: &str) -> Result<RemoteStoragePool, Error> {
-    match connection.call(&StoragePoolLookupByName { name: name.to_owned() }) {
-        Ok(reply) => Ok(reply.pool),
-        Err(error) if is(&error, &[libvirt_rpc::ErrorCode::NoStoragePool]) => {
-            let all = connection.call(&ConnectListAllStoragePools { need_results: 1, flags: 0 });
-            let names = all.map(|all| all.pools.into_iter().map(|pool| pool.name).collect());
-            Err(Error::no_such("storage pool", name, names.unwrap_or_default()))
-        }
-        Err(error) => Err(Error::daemon(format!("cannot look up the pool {name}"), error)),
-    }
-}
-
-/// Work that takes its time: a signal ends it, and what it has made goes when it fails.
-fn work<T>(
-    options: &Options,
-    work: impl FnOnce(&mut Session<'_>) -> Result<T, Error>,
-) -> Result<Result<T, ExitCode>, Error> {
-    let mut connection = connect(options)?;
-    let mut undo = Undo::new()?;
-    let mut session = Session { connection: &mut connection, undo: &mut undo, shown: !options.json };
-    let result = work(&mut session);
-    undo.end(&mut connection, result, false)
-}
-
-/// Tells what has been done to what: `Pool 'images' started`, or in JSON who it is and `done`.
+/// Tells what has been done to a pool or a volume.
 fn answer(options: &Options, kind: &str, name: &str, done: &str) -> Result<ExitCode, Error> {
-    if options.json {
-        print_json(&serde_json::json!({ kind: name, "done": done }))?;
-    } else {
-        let mut kind = kind.to_owned();
-        kind[..1].make_ascii_uppercase();
-        print(&format!("{kind} '{}' {done}\n", harmless(name)))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Makes a call about an object.
-fn call<C: libvirt_rpc::Call>(
-    connection: &mut Connection,
-    call: &C,
-    action: impl FnOnce() -> String,
-) -> Result<C::Reply, Error> {
-    connection.call(call).attempt(action)
+    Ok(output::done(options.json, kind, name, name.into(), done)?)
 }

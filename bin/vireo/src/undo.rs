@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libvirt_rpc::client::{ClientError, Connection};
 use libvirt_rpc::procedures::{
-    DomainDestroy, DomainUndefineFlags, StoragePoolDelete, StoragePoolDestroy, StoragePoolUndefine,
-    StorageVolDelete,
+    DomainDestroy, DomainUndefineFlags, NetworkDestroy, NetworkUndefine, StoragePoolDelete,
+    StoragePoolDestroy, StoragePoolUndefine, StorageVolDelete,
 };
-use libvirt_rpc::types::{RemoteDomain, RemoteStoragePool, RemoteStorageVol};
+use libvirt_rpc::types::{RemoteDomain, RemoteNetwork, RemoteStoragePool, RemoteStorageVol};
 
 use crate::connection::{Error, Exit};
 use crate::output::harmless;
@@ -32,6 +32,10 @@ pub(crate) enum Made {
     PoolDirectory(RemoteStoragePool),
     /// A pool that was started.
     ActivePool(RemoteStoragePool),
+    /// A network's definition.
+    NetworkDefinition(RemoteNetwork),
+    /// A network that was started.
+    ActiveNetwork(RemoteNetwork),
 }
 
 impl std::fmt::Display for Made {
@@ -43,6 +47,10 @@ impl std::fmt::Display for Made {
             Self::PoolDefinition(pool) => write!(f, "the definition of pool {}", harmless(&pool.name)),
             Self::PoolDirectory(pool) => write!(f, "the directory of pool {}", harmless(&pool.name)),
             Self::ActivePool(pool) => write!(f, "the started pool {}", harmless(&pool.name)),
+            Self::NetworkDefinition(network) => {
+                write!(f, "the definition of network {}", harmless(&network.name))
+            }
+            Self::ActiveNetwork(network) => write!(f, "the started network {}", harmless(&network.name)),
         }
     }
 }
@@ -58,6 +66,8 @@ impl Made {
             Self::PoolDefinition(pool) => connection.call(&StoragePoolUndefine { pool: pool.clone() }),
             Self::PoolDirectory(pool) => connection.call(&StoragePoolDelete { pool: pool.clone(), flags: 0 }),
             Self::ActivePool(pool) => connection.call(&StoragePoolDestroy { pool: pool.clone() }),
+            Self::NetworkDefinition(network) => connection.call(&NetworkUndefine { net: network.clone() }),
+            Self::ActiveNetwork(network) => connection.call(&NetworkDestroy { net: network.clone() }),
         };
         result.map_err(|error| error.to_string())
     }
@@ -67,6 +77,8 @@ impl Made {
 #[derive(Debug)]
 pub(crate) struct Undo {
     made: Vec<Made>,
+    /// Volumes whose content is being replaced: that can't be taken back, unless they have been made here and go.
+    overwritten: Vec<RemoteStorageVol>,
     /// Transient pools through which files outside of pools are reached.
     passing: Vec<RemoteStoragePool>,
     signal: Arc<AtomicUsize>,
@@ -83,7 +95,7 @@ impl Undo {
                 Error::trouble(Exit::Failed, format!("cannot wait for signals: {error}"), "")
             })?;
         }
-        Ok(Self { made: Vec::new(), passing: Vec::new(), signal })
+        Ok(Self { made: Vec::new(), overwritten: Vec::new(), passing: Vec::new(), signal })
     }
 
     /// Remembers something.
@@ -91,9 +103,24 @@ impl Undo {
         self.made.push(made);
     }
 
+    /// Takes the latest back at once, for an attempt that is followed by another.
+    ///
+    /// # Errors
+    /// It stays.
+    pub(crate) fn take_back(&mut self, connection: &mut Connection) -> Result<(), Error> {
+        let Some(made) = self.made.pop() else { return Ok(()) };
+        made.undo(connection)
+            .map_err(|reason| Error::trouble(Exit::Failed, format!("left behind: {made}: {reason}"), ""))
+    }
+
     /// Remembers a pool that is to go in any case.
     pub(crate) fn pass_through(&mut self, pool: RemoteStoragePool) {
         self.passing.push(pool);
+    }
+
+    /// Remembers that a volume's content is about to be replaced.
+    pub(crate) fn overwrite(&mut self, volume: &RemoteStorageVol) {
+        self.overwritten.push(volume.clone());
     }
 
     /// Whether a signal has come.
@@ -131,16 +158,25 @@ impl Undo {
             Ok(done) => return Ok(Ok(done)),
             Err(error) => error,
         };
+        let mut changed = keep && !self.made.is_empty();
         for made in self.made.iter().rev() {
             if keep {
                 eprintln!("kept: {made}");
             } else if let Err(reason) = made.undo(connection) {
                 eprintln!("left behind: {made}: {}", harmless(&reason));
+                changed = true;
             }
+        }
+        let made_here = |volume: &RemoteStorageVol| {
+            self.made.iter().any(|made| matches!(made, Made::Volume(made) if made.key == volume.key))
+        };
+        for volume in self.overwritten.iter().filter(|volume| !made_here(volume)) {
+            eprintln!("left behind: the volume {} may have a part of the new content", harmless(&volume.key));
+            changed = true;
         }
         match u8::try_from(self.signal.load(Ordering::Relaxed)) {
             Ok(signal @ 1..) => {
-                eprintln!("interrupted: {}", if keep { "not completed" } else { "nothing was done" });
+                eprintln!("interrupted: {}", if changed { "not completed" } else { "nothing was done" });
                 Ok(Err(ExitCode::from(128 + signal)))
             }
             _ => Err(error),

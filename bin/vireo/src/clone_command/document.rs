@@ -4,7 +4,7 @@
 //! addresses of devices and aliases of the user's included, stays as it is.
 
 use libvirt_xml::domain::character::{CharacterBackend, CharacterType};
-use libvirt_xml::domain::interface::{Interface, Mac};
+use libvirt_xml::domain::interface::{Interface, InterfaceSource, InterfaceType, Mac};
 use libvirt_xml::domain::{Domain, GenerationId};
 use libvirt_xml::{MacAddress, Uuid, YesNo};
 
@@ -78,6 +78,22 @@ pub(super) fn renamed(
         );
     }
     Ok(new)
+}
+
+/// Connects all interfaces to a network.
+pub(super) fn connect(new: &mut Domain, network: &str) -> Result<(), Error> {
+    if new.devices.interfaces.is_empty() {
+        return Err(Error::usage("--network: the source has no network interface"));
+    }
+    for interface in &mut new.devices.interfaces {
+        interface.kind = InterfaceType::Network;
+        let network = Some(network.to_owned());
+        interface.source = Some(InterfaceSource { network, ..InterfaceSource::default() });
+        // Those are of what it was connected to.
+        interface.virtual_port = None;
+        interface.target = None;
+    }
+    Ok(())
 }
 
 fn renew_interface(interface: &mut Interface, mac: Option<MacAddress>, notes: &mut Vec<String>) {

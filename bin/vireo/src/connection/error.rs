@@ -181,6 +181,9 @@ impl Error {
             Self::Connect(ClientError::Daemon(error))
             | Self::Daemon { source: ClientError::Daemon(error), .. } => Some(error.code),
             Self::NoSuch { kind: "domain", .. } => Some(ErrorCode::NoDomain),
+            Self::NoSuch { kind: "network", .. } => Some(ErrorCode::NoNetwork),
+            Self::NoSuch { kind: "storage pool", .. } => Some(ErrorCode::NoStoragePool),
+            Self::NoSuch { kind: "volume", .. } => Some(ErrorCode::NoStorageVolume),
             _ => None,
         }
     }
@@ -193,6 +196,7 @@ impl Error {
                 return Some(format!("did you mean {}?", near.join(" or ")));
             }
             Self::NoSuch { kind: "domain", .. } => "`vireo list --all` shows which there are",
+            Self::NoSuch { kind: "network", .. } => "`vireo network list --all` shows which there are",
             Self::NoSuch { kind: "storage pool", .. } => "`vireo pool list --all` shows which there are",
             Self::Trouble { advice, .. } => return advice.clone(),
             Self::Connect(ClientError::Connect { .. }) if self.exit() == Exit::Denied => {
@@ -214,6 +218,13 @@ fn daemon_advice(error: &RpcError) -> Option<String> {
     let advice = match error.code {
         ErrorCode::NoDomain => "it may just have gone: `vireo list --all` shows which there are",
         ErrorCode::OperationDenied => "connect without --readonly",
+        ErrorCode::NoNetwork => "it may just have gone: `vireo network list --all` shows which there are",
+        ErrorCode::OperationInvalid if says("network") && (says("not active") || says("not running")) => {
+            "`vireo network start` starts a network"
+        }
+        ErrorCode::OperationInvalid if says("network is already active") => {
+            "`vireo network list` shows which are active"
+        }
         ErrorCode::OperationInvalid if says("not running") => "`vireo start` starts a domain",
         ErrorCode::OperationInvalid if says("already running") || says("already active") => {
             "`vireo list` shows what runs"

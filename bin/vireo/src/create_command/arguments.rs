@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
 use libvirt_xml::storage::VolumeFormat;
 
+use crate::completions_command::networks;
 use crate::connection::Error;
 use crate::image_command::{image_path, size};
 
@@ -59,7 +61,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     pub(super) cmdline: Option<String>,
     /// Network: none, bridge=NAME, tap=NAME, or a network's name [default: the network "default", if there is one]
-    #[arg(long, value_name = "NETWORK", value_parser = network)]
+    #[arg(long, value_name = "NETWORK", value_parser = network, add = ArgValueCompleter::new(networks))]
     pub(super) network: Option<NetworkChoice>,
     /// Address of the network interface [default: assigned]
     #[arg(long, value_name = "ADDRESS", value_parser = mac)]
@@ -172,16 +174,18 @@ pub(super) enum NetworkChoice {
     Network(String),
 }
 
+/// The name of an interface of the host, as the kernel takes them (linux/if.h, IFNAMSIZ; its dev_valid_name).
+pub(crate) fn interface_name(name: &str) -> Result<String, String> {
+    let letter =
+        |letter: char| letter == '/' || letter == ':' || letter.is_whitespace() || letter.is_control();
+    let good = (1..16).contains(&name.len()) && !name.chars().any(letter) && name != "." && name != "..";
+    if good { Ok(name.to_owned()) } else { Err(format!("{name:?} is not the name of an interface")) }
+}
+
 fn network(text: &str) -> Result<NetworkChoice, String> {
-    // Names of interfaces: linux/if.h, IFNAMSIZ.
-    let interface = |name: &str| {
-        let good = (1..16).contains(&name.len())
-            && !name.chars().any(|letter| letter == '/' || letter.is_whitespace() || letter.is_control());
-        if good { Ok(name.to_owned()) } else { Err(format!("{name:?} is not the name of an interface")) }
-    };
     match text.split_once('=') {
-        Some(("bridge", name)) => interface(name).map(NetworkChoice::Bridge),
-        Some(("tap", name)) => interface(name).map(NetworkChoice::Tap),
+        Some(("bridge", name)) => interface_name(name).map(NetworkChoice::Bridge),
+        Some(("tap", name)) => interface_name(name).map(NetworkChoice::Tap),
         Some(("network", name)) if !name.is_empty() => Ok(NetworkChoice::Network(name.to_owned())),
         Some(_) => Err("use none, bridge=NAME, tap=NAME or the name of a network".to_owned()),
         None if text == "none" => Ok(NetworkChoice::None),

@@ -1,10 +1,8 @@
 //! `vireo define`, `undefine`, `dumpxml`, `autostart`, `rename`: a domain's definition as a whole.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 use libvirt_rpc::client::Connection;
 use libvirt_rpc::procedures::{
@@ -12,12 +10,12 @@ use libvirt_rpc::procedures::{
     DomainUndefine, DomainUndefineFlags,
 };
 use libvirt_rpc::types::RemoteDomain;
-use libvirt_rpc::xdr::STRING_MAX;
 use serde_json::json;
 
 use super::{DomainArgument, answer, as_json};
 use crate::connection::{Attempt, Error, Options, connect};
-use crate::output::{print, print_json};
+use crate::documents;
+use crate::output::print_json;
 
 /// Define a domain, or change its definition, from an XML file; it is not started
 #[derive(Debug, Args)]
@@ -108,7 +106,7 @@ fn flags<const N: usize>(given: [(u32, bool); N]) -> u32 {
 }
 
 pub(super) fn define(arguments: &DefineArguments, options: &Options) -> Result<ExitCode, Error> {
-    let document = read(&arguments.file)?;
+    let document = documents::read(&arguments.file)?;
     let mut connection = connect(options)?;
     let what = || format!("cannot define a domain from {}", arguments.file.display());
     let domain = define_as(&mut connection, document, arguments.validate).attempt(what)?;
@@ -128,24 +126,6 @@ pub(super) fn define_as(
     } else {
         connection.call(&DomainDefineXml { xml }).map(|reply| reply.dom)
     }
-}
-
-/// A document, as long as the protocol can carry.
-fn read(path: &Path) -> Result<String, Error> {
-    let limit = u64::try_from(STRING_MAX).unwrap_or(u64::MAX);
-    let mut text = String::new();
-    let read = if path == Path::new("-") {
-        std::io::stdin().lock().take(limit + 1).read_to_string(&mut text)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(limit + 1).read_to_string(&mut text))
-    };
-    read.with_context(|| format!("cannot read {}", path.display()))?;
-    if text.len() > STRING_MAX {
-        let message =
-            format!("{}: longer than the {STRING_MAX} bytes that a document may have", path.display());
-        return Err(Error::usage(message));
-    }
-    Ok(text)
 }
 
 pub(super) fn undefine(arguments: &UndefineArguments, options: &Options) -> Result<ExitCode, Error> {
@@ -189,8 +169,7 @@ pub(super) fn dumpxml(arguments: &DumpxmlArguments, options: &Options) -> Result
         told["xml"] = json!(xml);
         print_json(&told)?;
     } else {
-        let end = if xml.ends_with('\n') { "" } else { "\n" };
-        print(&format!("{xml}{end}"))?;
+        documents::print(&xml)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,9 +7,9 @@ use libvirt_rpc::ErrorCode;
 use libvirt_rpc::procedures::{DomainGetMetadata, DomainSetMetadata};
 use serde_json::json;
 
-use super::edit::edit;
 use super::{DomainArgument, METADATA_DESCRIPTION, METADATA_TITLE, as_json};
 use crate::connection::{Attempt, Error, Options, connect};
+use crate::documents::edit;
 use crate::output::{harmless, print, print_json};
 
 /// Show or set the description of a domain

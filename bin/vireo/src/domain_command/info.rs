@@ -42,8 +42,10 @@ pub(super) fn run(arguments: &InfoArguments, options: &Options) -> Result<ExitCo
         ask.if_supported(&call).map(|reply| reply.map(|reply| reply.metadata))
     };
     let (title, description) = (text_of(METADATA_TITLE)?, text_of(METADATA_DESCRIPTION)?);
+    let addresses = super::addresses::known(&mut connection, &domain);
     if options.json {
         let mut told = as_json(&domain);
+        told["addresses"] = json!(addresses);
         told["os_type"] = json!(os_type);
         told["state"] = json!(state.name());
         told["vcpus"] = json!(info.nr_virt_cpu);
@@ -76,6 +78,7 @@ pub(super) fn run(arguments: &InfoArguments, options: &Options) -> Result<ExitCo
         ("Autostart", autostart.map(enabled)),
         ("Managed save", yes(saved)),
         ("Title", title),
+        ("Addresses", (!addresses.is_empty()).then(|| addresses.join(" "))),
     ];
     let line = |(name, value): (&str, Option<String>)| {
         value.map(|value| format!("{:<15} {}\n", format!("{name}:"), harmless(&value)))

@@ -11,6 +11,7 @@ use libvirt_rpc::procedures::{ConnectListAllDomains, DomainGetAutostart, DomainG
 use libvirt_rpc::types::RemoteDomain;
 use serde_json::json;
 
+use super::addresses::known;
 use super::state::State;
 use super::{METADATA_TITLE, as_json};
 use crate::connection::{Attempt, Error, Options, connect};
@@ -66,6 +67,9 @@ pub(crate) struct ListArguments {
     /// Show titles in the table
     #[arg(long, conflicts_with_all = ["name", "uuid", "id"])]
     title: bool,
+    /// Show addresses of network interfaces in the table
+    #[arg(long, conflicts_with_all = ["name", "uuid", "id"])]
+    addresses: bool,
 }
 
 impl ListArguments {
@@ -130,6 +134,9 @@ pub(super) fn run(arguments: &ListArguments, options: &Options) -> Result<ExitCo
             let autostart = connection.call(&DomainGetAutostart { dom: row.domain.clone() });
             value["autostart"] = json!(autostart.ok().map(|reply| reply.autostart != 0));
             value["title"] = json!(title(&mut connection, &row.domain));
+            if arguments.addresses {
+                value["addresses"] = json!(known(&mut connection, &row.domain));
+            }
             told.push(value);
         }
         print_json(&told.into())?;
@@ -168,8 +175,10 @@ fn words(arguments: &ListArguments, domains: &[RemoteDomain]) -> String {
 }
 
 fn table(arguments: &ListArguments, connection: &mut Connection, rows: &[Row]) -> String {
-    let heading = ["Id", "Name", "State", "Title"];
-    let mut table = Table::new(if arguments.title { &heading } else { &heading[..3] });
+    let mut heading = vec!["Id", "Name", "State"];
+    heading.extend(arguments.title.then_some("Title"));
+    heading.extend(arguments.addresses.then_some("Addresses"));
+    let mut table = Table::new(&heading);
     for row in rows {
         let id = if row.domain.id < 0 { "-".to_owned() } else { row.domain.id.to_string() };
         let mut cells = vec![
@@ -179,6 +188,9 @@ fn table(arguments: &ListArguments, connection: &mut Connection, rows: &[Row]) -
         ];
         if arguments.title {
             cells.push(title(connection, &row.domain).unwrap_or_default().into());
+        }
+        if arguments.addresses {
+            cells.push(known(connection, &row.domain).join(" ").into());
         }
         table.row(cells);
     }

@@ -4,12 +4,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use libvirt_rpc::client::ClientError;
-use libvirt_rpc::client::Connection;
-use libvirt_rpc::procedures::DomainInterfaceAddresses;
-use libvirt_rpc::types::{DomainInterface, RemoteDomain};
 use serde_json::json;
 
+use super::addresses::{Source, addresses, reachable, sources};
 use super::state::State;
 use super::waiting::Watch;
 use super::{DomainArgument, as_json, seconds};
@@ -44,17 +41,6 @@ enum Awaited {
     Shutoff,
     Paused,
     Crashed,
-}
-
-/// virDomainInterfaceAddressesSource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Source {
-    /// What the host's DHCP server gave out
-    Lease,
-    /// What the agent in the guest says
-    Agent,
-    /// What the host's kernel has seen
-    Arp,
 }
 
 impl Awaited {
@@ -106,7 +92,9 @@ pub(super) fn run(arguments: &WaitArguments, options: &Options) -> Result<ExitCo
             let message = format!("domain {} is not running", domain.name);
             return Err(Error::trouble(Exit::WrongState, message, "`vireo start` starts a domain"));
         }
-        addresses(watch.connection(), &domain, arguments.source)
+        let found = addresses(watch.connection(), &domain, sources(arguments.source.as_ref()))?;
+        let found: Vec<_> = found.iter().flat_map(reachable).collect();
+        Ok((!found.is_empty()).then_some(found))
     })?;
     let found = found.ok_or_else(|| late("has no address".to_owned()))?;
     if options.json {
@@ -119,61 +107,4 @@ pub(super) fn run(arguments: &WaitArguments, options: &Options) -> Result<ExitCo
         print(&found.iter().map(|(_, address)| format!("{}\n", harmless(address))).collect::<String>())?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Addresses by which the guest can be reached, from the first place that knows any.
-fn addresses(
-    connection: &mut Connection,
-    domain: &RemoteDomain,
-    source: Option<Source>,
-) -> Result<Option<Vec<(DomainInterface, String)>>, Error> {
-    let everywhere = [Source::Lease, Source::Agent, Source::Arp];
-    let sources = source.as_ref().map_or(&everywhere[..], std::slice::from_ref);
-    for source in sources {
-        let call = DomainInterfaceAddresses { dom: domain.clone(), source: *source as u32, flags: 0 };
-        match connection.call(&call) {
-            Ok(reply) => {
-                let found: Vec<_> = reply.ifaces.iter().flat_map(reachable).collect();
-                if !found.is_empty() {
-                    return Ok(Some(found));
-                }
-            }
-            // No agent, no server, no permission: another place may know, or this one later.
-            Err(ClientError::Daemon(_)) if sources.len() > 1 => {}
-            Err(error) => {
-                return Err(Error::daemon(format!("cannot learn addresses of {}", domain.name), error));
-            }
-        }
-    }
-    Ok(None)
-}
-
-/// Those that lead to the guest from elsewhere: not to itself, and not only on one link.
-fn reachable(interface: &DomainInterface) -> impl Iterator<Item = (DomainInterface, String)> {
-    let is_reachable = |address: &str| match address.parse() {
-        Ok(std::net::IpAddr::V4(address)) => !address.is_loopback() && !address.is_link_local(),
-        Ok(std::net::IpAddr::V6(address)) => !address.is_loopback() && !address.is_unicast_link_local(),
-        Err(_) => false,
-    };
-    interface
-        .addrs
-        .iter()
-        .filter(move |address| is_reachable(&address.addr))
-        .map(|address| (interface.clone(), address.addr.clone()))
-}
-
-#[cfg(test)]
-mod tests {
-    use libvirt_rpc::types::DomainIpAddr;
-
-    use super::*;
-
-    #[test]
-    fn only_addresses_that_lead_somewhere_are_reachable() {
-        let addrs = ["127.0.0.1", "::1", "fe80::1", "169.254.1.1", "nonsense", "192.0.2.7", "2001:db8::7"];
-        let addrs = addrs.map(|addr| DomainIpAddr { kind: 0, addr: addr.to_owned(), prefix: 24 }).to_vec();
-        let interface = DomainInterface { name: "eth0".into(), hwaddr: None, addrs };
-        let found: Vec<_> = reachable(&interface).map(|(_, address)| address).collect();
-        assert_eq!(found, ["192.0.2.7", "2001:db8::7"]);
-    }
 }

@@ -8,7 +8,7 @@ use block_io::operations::{SnapshotInfo, apply_snapshot, create_snapshot, delete
 use clap::Args;
 
 use super::arguments::{Format, image_path};
-use crate::output::{harmless, print, readable};
+use crate::output::{harmless, local_time, print, readable};
 
 /// List, take, apply or delete the snapshots inside a qcow2 image.
 ///
@@ -83,39 +83,10 @@ fn table(snapshots: &[SnapshotInfo]) -> String {
             &harmless(&snapshot.id),
             &harmless(&snapshot.name),
             &readable(snapshot.vm_state_bytes),
-            &local_time(snapshot.taken_seconds),
+            &local_time(snapshot.taken_seconds.into()),
             &clock,
             &count,
         ));
     }
     text
-}
-
-/// A time since 1970 as the wall clock showed it here.
-fn local_time(seconds: u32) -> String {
-    let time = libc::time_t::from(seconds);
-    let parts = broken_down(time);
-    parts.map_or_else(
-        || format!("{seconds} s"),
-        |parts| {
-            format!(
-                "{:04}-{:02}-{:02} {:02}:{:02}:{:02}",
-                parts.tm_year + 1900,
-                parts.tm_mon + 1,
-                parts.tm_mday,
-                parts.tm_hour,
-                parts.tm_min,
-                parts.tm_sec
-            )
-        },
-    )
-}
-
-#[expect(unsafe_code, reason = "localtime_r(3) knows the time zone")]
-fn broken_down(time: libc::time_t) -> Option<libc::tm> {
-    // SAFETY: a structure of numbers and a pointer, for which zero is a value.
-    let mut parts: libc::tm = unsafe { std::mem::zeroed() };
-    // SAFETY: both pointers are to values that live across the call; nothing else in this program sets the environment.
-    let found = unsafe { libc::localtime_r(&raw const time, &raw mut parts) };
-    (!found.is_null()).then_some(parts)
 }

@@ -7,20 +7,19 @@ use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use libvirt_rpc::client::Connection;
 use libvirt_rpc::procedures::{
-    ConnectListAllStoragePools, StoragePoolBuild, StoragePoolCreate, StoragePoolDefineXml, StoragePoolDelete,
-    StoragePoolDestroy, StoragePoolGetAutostart, StoragePoolGetInfo, StoragePoolIsPersistent,
-    StoragePoolRefresh, StoragePoolSetAutostart, StoragePoolUndefine,
+    ConnectListAllStoragePools, StoragePoolCreate, StoragePoolDelete, StoragePoolDestroy,
+    StoragePoolGetAutostart, StoragePoolGetInfo, StoragePoolIsPersistent, StoragePoolRefresh,
+    StoragePoolSetAutostart, StoragePoolUndefine,
 };
 use libvirt_rpc::types::RemoteStoragePool;
 use serde_json::{Value, json};
 
-use super::{answer, call, find_pool, work};
+use super::answer;
 use crate::completions_command::pools;
-use crate::connection::{Error, Options, connect};
-use crate::output::{harmless, print, print_json, readable};
-use crate::storage_client::pool_document;
+use crate::connection::{Attempt, Error, Options, connect};
+use crate::output::{harmless, print, print_json, readable, yes_no};
+use crate::storage_client::{find_pool, work};
 use crate::table::Table;
-use crate::undo::Made;
 
 /// virStoragePoolState of a pool that is in use.
 const RUNNING: u8 = 2;
@@ -139,9 +138,9 @@ struct Known {
 impl Known {
     fn ask(connection: &mut Connection, pool: RemoteStoragePool) -> Result<Self, Error> {
         let action = || format!("cannot look at the pool {}", pool.name);
-        let info = call(connection, &StoragePoolGetInfo { pool: pool.clone() }, action)?;
-        let autostart = call(connection, &StoragePoolGetAutostart { pool: pool.clone() }, action)?;
-        let persistent = call(connection, &StoragePoolIsPersistent { pool: pool.clone() }, action)?;
+        let info = connection.call(&StoragePoolGetInfo { pool: pool.clone() }).attempt(action)?;
+        let autostart = connection.call(&StoragePoolGetAutostart { pool: pool.clone() }).attempt(action)?;
+        let persistent = connection.call(&StoragePoolIsPersistent { pool: pool.clone() }).attempt(action)?;
         Ok(Self {
             state: info.state,
             capacity: info.capacity,
@@ -177,10 +176,6 @@ impl Known {
     }
 }
 
-fn yes_no(value: bool) -> &'static str {
-    if value { "yes" } else { "no" }
-}
-
 /// Prints the list.
 pub(super) fn list(arguments: &ListArguments, options: &Options) -> Result<ExitCode, Error> {
     let mut connection = connect(options)?;
@@ -191,9 +186,8 @@ pub(super) fn list(arguments: &ListArguments, options: &Options) -> Result<ExitC
         (false, false) => 2,
     };
     let flags = state | if arguments.autostart { 16 } else { 0 };
-    let listed = call(&mut connection, &ConnectListAllStoragePools { need_results: 1, flags }, || {
-        "cannot list the pools".to_owned()
-    })?;
+    let call = ConnectListAllStoragePools { need_results: 1, flags };
+    let listed = connection.call(&call).attempt(|| "cannot list the pools".to_owned())?;
     let mut pools = listed.pools;
     pools.sort_by(|one, other| one.name.cmp(&other.name));
     if arguments.name && !options.json {
@@ -270,24 +264,8 @@ pub(super) fn define(arguments: &DefineArguments, options: &Options) -> Result<E
     let DefineArguments { name, kind: Kind::Dir, target, start } = arguments;
     let directory = std::path::absolute(target)
         .map_err(|error| Error::usage(format!("--target: {}: {error}", target.display())))?;
-    let xml = pool_document(name, &directory)?;
     let done = work(options, |session| {
-        let call = StoragePoolDefineXml { xml, flags: 0 };
-        let pool = session.call(&call, || format!("cannot define the pool {name}"))?.pool;
-        session.undo.push(Made::PoolDefinition(pool.clone()));
-        let new = !directory.exists();
-        session.call(&StoragePoolBuild { pool: pool.clone(), flags: 0 }, || {
-            format!("cannot make the directory {} of the pool {name}", directory.display())
-        })?;
-        if new {
-            session.undo.push(Made::PoolDirectory(pool.clone()));
-        }
-        if *start {
-            session.start_pool(&pool)?;
-            session.call(&StoragePoolSetAutostart { pool, autostart: 1 }, || {
-                format!("cannot have the pool {name} started with the daemon")
-            })?;
-        }
+        session.define_pool(name, &directory, *start)?;
         session.undo.step()
     })?;
     match done {
@@ -301,7 +279,7 @@ pub(super) fn start(arguments: &StartArguments, options: &Options) -> Result<Exi
     let mut connection = connect(options)?;
     let pool = find_pool(&mut connection, &arguments.pool.pool)?;
     let action = || format!("cannot start the pool {}", pool.name);
-    call(&mut connection, &StoragePoolCreate { pool: pool.clone(), flags: 0 }, action)?;
+    connection.call(&StoragePoolCreate { pool: pool.clone(), flags: 0 }).attempt(action)?;
     answer(options, "pool", &pool.name, "started")
 }
 
@@ -310,7 +288,7 @@ pub(super) fn stop(arguments: &StopArguments, options: &Options) -> Result<ExitC
     let mut connection = connect(options)?;
     let pool = find_pool(&mut connection, &arguments.pool.pool)?;
     let action = || format!("cannot stop the pool {}", pool.name);
-    call(&mut connection, &StoragePoolDestroy { pool: pool.clone() }, action)?;
+    connection.call(&StoragePoolDestroy { pool: pool.clone() }).attempt(action)?;
     answer(options, "pool", &pool.name, "stopped")
 }
 
@@ -319,9 +297,10 @@ pub(super) fn autostart(arguments: &AutostartArguments, options: &Options) -> Re
     let mut connection = connect(options)?;
     let pool = find_pool(&mut connection, &arguments.pool.pool)?;
     let autostart = i32::from(!arguments.disable);
-    call(&mut connection, &StoragePoolSetAutostart { pool: pool.clone(), autostart }, || {
-        format!("cannot change whether the pool {} starts with the daemon", pool.name)
-    })?;
+    let call = StoragePoolSetAutostart { pool: pool.clone(), autostart };
+    connection
+        .call(&call)
+        .attempt(|| format!("cannot change whether the pool {} starts with the daemon", pool.name))?;
     let done = if arguments.disable { "unmarked as autostarted" } else { "marked as autostarted" };
     answer(options, "pool", &pool.name, done)
 }
@@ -331,7 +310,7 @@ pub(super) fn refresh(arguments: &RefreshArguments, options: &Options) -> Result
     let mut connection = connect(options)?;
     let pool = find_pool(&mut connection, &arguments.pool.pool)?;
     let action = || format!("cannot refresh the pool {}", pool.name);
-    call(&mut connection, &StoragePoolRefresh { pool: pool.clone(), flags: 0 }, action)?;
+    connection.call(&StoragePoolRefresh { pool: pool.clone(), flags: 0 }).attempt(action)?;
     answer(options, "pool", &pool.name, "refreshed")
 }
 
@@ -348,11 +327,11 @@ pub(super) fn delete(arguments: &DeleteArguments, options: &Options) -> Result<E
     }
     if known.state >= RUNNING {
         let action = || format!("cannot stop the pool {}", pool.name);
-        call(&mut connection, &StoragePoolDestroy { pool: pool.clone() }, action)?;
+        connection.call(&StoragePoolDestroy { pool: pool.clone() }).attempt(action)?;
     }
     if arguments.remove_directory {
         let action = || format!("cannot remove the directory of the pool {}", pool.name);
-        let removed = call(&mut connection, &StoragePoolDelete { pool: pool.clone(), flags: 0 }, action);
+        let removed = connection.call(&StoragePoolDelete { pool: pool.clone(), flags: 0 }).attempt(action);
         if removed.is_err() && known.state >= RUNNING {
             // As it was before. What is told is why it could not be removed.
             let _ = connection.call(&StoragePoolCreate { pool: pool.clone(), flags: 0 });
@@ -362,7 +341,7 @@ pub(super) fn delete(arguments: &DeleteArguments, options: &Options) -> Result<E
     // A transient one has gone when it was stopped.
     if known.persistent {
         let action = || format!("cannot forget the pool {}", pool.name);
-        call(&mut connection, &StoragePoolUndefine { pool: pool.clone() }, action)?;
+        connection.call(&StoragePoolUndefine { pool: pool.clone() }).attempt(action)?;
     }
     answer(options, "pool", &pool.name, "deleted")
 }

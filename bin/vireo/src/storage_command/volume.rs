@@ -1,7 +1,8 @@
 //! `vireo volume`.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -15,13 +16,14 @@ use libvirt_rpc::procedures::{
 use libvirt_rpc::types::RemoteStorageVol;
 use libvirt_xml::storage::{Preallocated, VolumeDefinition, VolumeFormat, check_volume_name};
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
-use super::{answer, find_pool, work};
+use super::answer;
 use crate::completions_command::pools;
 use crate::connection::{Error, Options};
 use crate::image_command::size;
 use crate::output::{harmless, print, print_json, readable};
-use crate::storage_client::{REFLINK, Session, is};
+use crate::storage_client::{REFLINK, Session, find_pool, is, work};
 use crate::table::Table;
 
 /// virStorageVolResizeFlags: make it smaller.
@@ -349,9 +351,50 @@ pub(super) fn download(arguments: &DownloadArguments, options: &Options) -> Resu
     let fetched = work(options, |session| {
         let volume = arguments.volume.find(session)?;
         // Not before it is known that there is something to write.
-        let mut file = File::create(path).with_context(|| format!("cannot make {}", path.display()))?;
-        session.download(&volume, &mut file)?;
+        match Target::of(path)? {
+            Target::Beside(mut file, path) => {
+                session.download(&volume, &mut file)?;
+                file.persist(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            }
+            Target::Directly(mut file) => session.download(&volume, &mut file)?,
+        }
         Ok(volume.name)
     })?;
     done(fetched, |name| answer(options, "volume", &name, "downloaded"))
+}
+
+/// Where what is fetched goes.
+enum Target {
+    /// A file that becomes the one at the path when it is whole: until then, what is there stays.
+    Beside(NamedTempFile, PathBuf),
+    /// A device, a pipe or the like.
+    Directly(File),
+}
+
+impl Target {
+    fn of(path: &Path) -> anyhow::Result<Self> {
+        let failed = || format!("cannot make {}", path.display());
+        let there = match std::fs::metadata(path) {
+            Ok(there) => Some(there),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(anyhow::Error::from(error).context(failed())),
+        };
+        if there.as_ref().is_some_and(|there| !there.is_file()) {
+            return Ok(Self::Directly(File::create(path).with_context(failed)?));
+        }
+        // A link stays one: what it leads to is replaced.
+        let path = if there.is_some() { path.canonicalize().with_context(failed)? } else { path.to_owned() };
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        // As open(2) makes files: what others may do with it is a matter of the umask.
+        let mode = there.as_ref().map_or(0o666, |there| there.permissions().mode() & 0o7777);
+        let mut file = tempfile::Builder::new();
+        let file = file.prefix(".vireo-download-").permissions(Permissions::from_mode(mode));
+        let file = file.tempfile_in(directory.unwrap_or(Path::new("."))).with_context(failed)?;
+        if let Some(there) = there {
+            // Its owner as it was, where this user may do that; without the umask's opinion.
+            let _ = std::os::unix::fs::fchown(file.as_file(), Some(there.uid()), Some(there.gid()));
+            file.as_file().set_permissions(Permissions::from_mode(mode)).with_context(failed)?;
+        }
+        Ok(Self::Beside(file, path))
+    }
 }

@@ -97,3 +97,28 @@ fn libvirts_own_daemon_is_asked_as_well() {
     daemon.say(&["console", "test"]).failed(8, &["not supported", "virDomainOpenConsole"]);
     daemon.say(&["start", "tset"]).failed(4, &["did you mean test?"]);
 }
+
+#[test]
+fn networks_of_libvirts_own_daemon_are_networks() {
+    let Some(daemon) = Libvirtd::start() else { return };
+    let _keeper = keeper(&daemon);
+    let list = daemon.ok(&["network", "list"]);
+    assert!(list.contains("\n default   active   "), "{list}");
+    let info = daemon.ok(&["net-info", "default"]);
+    assert!(
+        info.contains("Address:        192.168.122.1/24\n") && info.contains("Kind:           nat\n"),
+        "{info}"
+    );
+    // The driver's own network has 192.168.122.0/24.
+    assert_eq!(
+        daemon.ok(&["network", "create", "lan"]),
+        "Network 'lan' created and started, the host is 10.122.0.1/24\n"
+    );
+    daemon.ok(&["network", "set", "lan", "--dns", "10.122.0.7=web"]);
+    assert!(daemon.ok(&["network", "xml", "lan"]).contains("<hostname>web</hostname>"));
+    let ports = ["network", "create", "p", "--subnet", "10.9.9.0/24", "--forward", "tcp:80=10.9.9.9"];
+    daemon.say(&ports).failed(8, &["can't forward ports", "only vireod can"]);
+    assert_eq!(daemon.ok(&["network", "list", "--all", "--name"]), "default\nlan\n");
+    assert!(daemon.ok(&["addresses", "test"]).contains("192.168."));
+    assert_eq!(daemon.ok(&["network", "delete", "lan"]), "Network 'lan' deleted\n");
+}

@@ -7,6 +7,7 @@ mod consoles;
 mod definitions;
 mod foreign;
 mod machines;
+mod networks;
 mod person;
 mod watching;
 
@@ -43,9 +44,14 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::of(Command::new(vireod()))
+    }
+
+    /// A place of the daemon that this command starts.
+    fn of(mut daemon: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let machine = concat!(env!("CARGO_MANIFEST_DIR"), "/../vireod/tests/mock_machine");
-        let mut daemon = Command::new(vireod())
+        let mut daemon = daemon
             .arg("--state-dir")
             .arg(directory.path().join("state"))
             .arg("--runtime-dir")

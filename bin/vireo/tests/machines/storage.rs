@@ -63,6 +63,7 @@ fn a_volume_is_made_filled_copied_read_and_removed() {
     // By its path too, and by virsh's name.
     place.ok(&["vol-download", &place.text("pool/c.img"), &place.text("back")]);
     assert!(std::fs::read(place.path("back")).unwrap() == std::fs::read(&content).unwrap());
+    a_download_replaces_files_that_are_whole(&place, &content);
     place.ok(&["volume", "resize", "c.img", "2M"]);
     place.fails(&["volume", "resize", "c.img", "1M"], 1, &["shrink"]);
     let info = place.ok(&["volume", "info", "c.img", "--json"]).json();
@@ -81,4 +82,27 @@ fn a_volume_is_made_filled_copied_read_and_removed() {
     place.fails(&["volume", "info", "a.img"], 4, &["there is no volume \"a.img\""]);
     place.fails(&["volume", "download", "a.img", &place.text("none")], 4, &["there is no volume"]);
     assert!(!place.path("none").exists(), "nothing is made for what is not there");
+}
+
+fn a_download_replaces_files_that_are_whole(place: &Place, content: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let (kept, link) = (place.path("kept"), place.text("link"));
+    std::fs::write(&kept, "kept").unwrap();
+    std::fs::set_permissions(&kept, std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::symlink("kept", &link).unwrap();
+    let count = || std::fs::read_dir(place.path("")).unwrap().count();
+    let before = count();
+    // The daemon finds out that it has no file when it opens it.
+    place.ok(&["volume", "create", "default", "gone.img", "1M"]);
+    std::fs::remove_file(place.path("pool/gone.img")).unwrap();
+    place.fails(&["volume", "download", "gone.img", &link], 4, &["cannot read the volume"]);
+    assert_eq!((std::fs::read(&kept).unwrap(), count()), (b"kept".to_vec(), before), "as it was");
+    place.ok(&["volume", "download", "c.img", &link]);
+    assert!(std::fs::read(&kept).unwrap() == std::fs::read(content).unwrap());
+    assert_eq!(std::fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    // What is no file is written as it is.
+    place.ok(&["volume", "download", "c.img", "/dev/null"]);
+    assert_eq!(count(), before);
+    place.ok(&["pool", "refresh", "default"]);
 }

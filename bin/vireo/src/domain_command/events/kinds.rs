@@ -4,12 +4,12 @@
 
 use libvirt_rpc::client::Message;
 use libvirt_rpc::events::*;
-use libvirt_rpc::types::RemoteDomain;
 use libvirt_rpc::xdr::XdrError;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::domain_command::as_json;
 use crate::domain_command::stats::as_object;
-use crate::output::harmless;
+use crate::listening::Told;
 
 /// Numbers and names of all kinds that can be listened to.
 pub(super) const KINDS: [(i32, &str); 27] = [
@@ -42,25 +42,6 @@ pub(super) const KINDS: [(i32, &str); 27] = [
     (27, "nic-mac-change"),
 ];
 
-/// An event in words.
-#[derive(Debug)]
-pub(super) struct Told {
-    pub(super) kind: &'static str,
-    pub(super) domain: Option<RemoteDomain>,
-    pub(super) details: Vec<(&'static str, Value)>,
-}
-
-impl Told {
-    /// A detail for people: texts as they are, other things by name.
-    pub(super) fn word(&self, name: &str, value: &Value) -> String {
-        match value {
-            Value::String(text) if self.kind == "lifecycle" => text.clone(),
-            Value::String(text) => format!("{name}={}", harmless(text)),
-            other => format!("{name}={other}"),
-        }
-    }
-}
-
 /// What a message says; none when it is no event of a domain.
 pub(super) fn told(message: &Message) -> Result<Option<Told>, XdrError> {
     macro_rules! kinds {
@@ -68,7 +49,8 @@ pub(super) fn told(message: &Message) -> Result<Option<Told>, XdrError> {
             $(if let Some($e) = message.event::<$event>() {
                 let $e = $e?;
                 let details = vec![$(($name, json!($value))),*];
-                return Ok(Some(Told { kind: $kind, domain: Some($e.dom), details }));
+                let (about, name, who) = ("domain", $e.dom.name.clone(), as_json(&$e.dom));
+                return Ok(Some(Told { kind: $kind, about, name, who, details }));
             })*
         };
     }
@@ -118,8 +100,8 @@ pub(super) fn told(message: &Message) -> Result<Option<Told>, XdrError> {
     Ok(None)
 }
 
-/// virDomainMetadataType.
-fn metadata(kind: i32) -> &'static str {
+/// virDomainMetadataType, and virNetworkMetadataType, which has the same numbers.
+pub(crate) fn metadata(kind: i32) -> &'static str {
     match kind {
         0 => "description",
         1 => "title",
