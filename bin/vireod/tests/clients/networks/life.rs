@@ -33,6 +33,15 @@ impl Place {
     }
 }
 
+/// Waits until a daemon, which answers before it has looked at all networks, has made the host what it should be.
+fn becomes(expected: &[String], when: &str) {
+    let since = Instant::now();
+    while host() != expected && since.elapsed() < PATIENCE {
+        std::thread::yield_now();
+    }
+    assert_eq!(host(), expected, "{when}");
+}
+
 /// Processes that serve networks of a place.
 fn services(place: &Place) -> Vec<u32> {
     let state = place.text("state/networks");
@@ -156,7 +165,7 @@ fn a_daemon_killed_in_the_middle_of_a_change_is_followed_by_one_that_completes_o
                 let active = place.ok(&["net-list", "--name"]).trim() == "n";
                 assert!(!answered || active == (what != "destroy"), "{when}: what was answered is so");
                 assert!(active || what != "update", "{when}");
-                assert_eq!(host(), if active { running.clone() } else { untouched.clone() }, "{when}");
+                becomes(if active { &running } else { &untouched }, &when);
                 wait(&when, || services(&place).len() == usize::from(active));
                 if what == "update" {
                     assert_eq!(services(&place), process, "{when}");
@@ -205,9 +214,11 @@ fn networks_come_back_after_the_host_was_booted() {
         assert_eq!(host(), untouched);
         let vireod = place.start();
         assert_eq!(place.ok(&["net-list", "--name"]), "n\nt\n\n");
-        assert_eq!(host(), running);
-        assert_eq!(services(&place).len(), 2);
-        assert!(place.ok(&["net-dhcp-leases", "n"]).contains(&address), "a lease is for longer than a boot");
+        becomes(&running, "after a boot");
+        wait("both are served", || services(&place).len() == 2);
+        wait("a lease is for longer than a boot", || {
+            place.virsh(&["net-dhcp-leases", "n"]).out.contains(&address)
+        });
         for name in ["n", "t"] {
             place.ok(&["net-destroy", name]);
         }
@@ -222,7 +233,7 @@ fn networks_come_back_after_the_host_was_booted() {
             ip addr add 10.77.77.200/24 dev up0; ip link set up0 up");
         std::fs::remove_dir_all(place.path("run")).unwrap();
         let vireod = place.start();
-        assert_eq!(place.ok(&["net-list", "--name"]).trim(), "");
+        wait("it is off", || place.ok(&["net-list", "--name"]).trim().is_empty());
         let log = vireod.log();
         assert!(
             log.contains("10.77.77.1/24 overlaps the address 10.77.77.200/24 of interface 'up0'"),
@@ -303,8 +314,7 @@ fn a_new_host_has_the_default_network_until_somebody_forgets_it() {
         new_host();
         let (place, untouched) = (Place::new(), host());
         let vireod = host_daemon(&place);
-        let listed = of_host(&["net-list", "--all"]);
-        assert!(listed.contains(" default   active   yes         yes"), "{listed}");
+        wait("it is on", || of_host(&["net-list", "--all"]).contains(" default   active   yes         yes"));
         let address = sh("ip -br address show dev virbr0");
         assert!(address.contains("192.168.122.1/24"), "{address}");
         assert!(sh("nft list tables").contains("table inet vireo\n"));
@@ -321,7 +331,7 @@ fn a_new_host_has_the_default_network_until_somebody_forgets_it() {
         vireod.kill();
         // It starts with the daemon, and is not made again once it is forgotten.
         let vireod = host_daemon(&place);
-        assert!(of_host(&["net-list", "--name"]).contains("default"));
+        wait("it is on", || of_host(&["net-list", "--name"]).contains("default"));
         of_host(&["net-destroy", "default"]);
         of_host(&["net-undefine", "default"]);
         vireod.kill();
@@ -340,6 +350,7 @@ fn a_new_host_whose_own_network_is_the_default_one_s_keeps_its_network() {
         );
         let (place, untouched) = (Place::new(), host());
         let vireod = host_daemon(&place);
+        wait("it was tried", || !vireod.log().is_empty());
         let listed = of_host(&["net-list", "--all"]);
         assert!(listed.contains(" default   inactive   yes         yes"), "{listed}");
         let log = vireod.log();
