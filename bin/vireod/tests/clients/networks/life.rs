@@ -195,13 +195,13 @@ fn networks_come_back_after_the_host_was_booted() {
         place.ok(&["net-start", "n"]);
         place.ok(&["net-create", &place.write("t.xml", full("t", 78))]);
         place.define_full("off", 79);
+        let running = host();
         let address = {
             let guest = Neighbour::at("p0");
             sh("ip link set p0 master vt-n");
             guest.lease("52:54:00:00:00:0a", "ten")
         };
         wait("the guest's interface goes", || !sh("ip -o link").contains("p0"));
-        let running = host();
         let others = services(&place);
         vireod.kill();
         for pid in others {

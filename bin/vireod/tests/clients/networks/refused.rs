@@ -30,7 +30,7 @@ fn forwarded(forward: &str) -> String {
 
 /// Files that a daemon has for its networks.
 fn files(place: &Place) -> String {
-    sh(&format!("cd {}; find state/networks run/networks 2>/dev/null || true", place.text("")))
+    sh(&format!("cd {}; find state/networks run/networks -mindepth 1 2>/dev/null || true", place.text("")))
 }
 
 /// What a host must not notice.
