@@ -19,9 +19,10 @@ use crate::{bandwidth, programs};
 
 /// Alias of bridges; the network's UUID and the maker's directory follow. Taps of machines have an absolute path there.
 const MARK: &str = "vireo network ";
-/// Name of a bridge that has no alias yet; ten digits of the network's UUID follow.
+/// Name of a bridge that has no alias yet; digits that tell its maker from others follow, and digits of the network's UUID.
 const UNMARKED: &str = "vireo";
-const UNMARKED_DIGITS: usize = 10;
+const OWNER_DIGITS: usize = 4;
+const UUID_DIGITS: usize = 6;
 /// Longest alias, bytes (IFALIASZ - 1 of linux/if.h).
 const MOST_ALIAS_BYTES: usize = 255;
 /// Beginning of addresses of bridges that have none in their description (QEMU's, as libvirt's).
@@ -116,6 +117,32 @@ impl HostNetwork {
         ours.then(|| uuid.parse().ok()).flatten()
     }
 
+    /// Beginning of names of bridges that were made from here and have no alias yet.
+    fn temporary_prefix(&self) -> String {
+        let owner = self.shared.options.state.as_os_str().as_encoded_bytes().iter();
+        // FNV-1a: it only has to be the same the next time.
+        let digest =
+            owner.fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+        let digits: String = format!("{digest:08x}").chars().take(OWNER_DIGITS).collect();
+        format!("{UNMARKED}{digits}")
+    }
+
+    pub(crate) fn temporary_name(&self, uuid: &Uuid) -> String {
+        let digits: String = uuid.simple().to_string().chars().take(UUID_DIGITS).collect();
+        format!("{}{digits}", self.temporary_prefix())
+    }
+
+    /// A bridge from here that nobody has marked yet: its maker is dead, for nobody else makes networks here meanwhile.
+    fn half_made(&self, link: &Link) -> bool {
+        let prefix = self.temporary_prefix();
+        let digits = link.name.strip_prefix(&prefix).unwrap_or_default();
+        link.is_bridge()
+            && !link.up
+            && link.alias.is_none()
+            && digits.len() == UUID_DIGITS
+            && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    }
+
     /// Whether a bridge was made for this network from here.
     pub(crate) fn made_for(&self, link: &Link, uuid: &Uuid) -> bool {
         self.ours(link).as_ref() == Some(uuid)
@@ -186,7 +213,7 @@ impl HostNetwork {
                 io::Error::other("the path of the state directory is too long: choose a shorter one");
             return Err(at("cannot mark it")(reason));
         }
-        let temporary = temporary_name(&network.uuid);
+        let temporary = self.temporary_name(&network.uuid);
         let found = links.all().await.map_err(at("cannot list interfaces"))?;
         let ours: Vec<&Link> = found.iter().filter(|link| self.made_for(link, &network.uuid)).collect();
         if let Some(link) = ours.iter().find(|link| link.name == network.bridge) {
@@ -234,7 +261,7 @@ impl HostNetwork {
     pub async fn stop(&self, network: &Network) -> Result<(), Error> {
         let links = self.links(network)?;
         let at = |operation: &str| Error::host(&format!("bridge {}", network.bridge), operation);
-        let temporary = temporary_name(&network.uuid);
+        let temporary = self.temporary_name(&network.uuid);
         let mut removed = Ok(());
         for link in links.all().await.map_err(at("cannot list interfaces"))? {
             let half = link.is_bridge() && link.alias.is_none() && link.name == temporary;
@@ -255,16 +282,19 @@ impl HostNetwork {
     }
 
     /// Makes the host as it should be after whatever has happened: these networks are there, no others of ours, with all rules; these
-    /// guests' interfaces are guarded. Returns what could not be done; the rest is.
+    /// guests' interfaces are guarded. Returns what could not be done; the rest is. A network whose bridge is gone, as after the host
+    /// was booted, is [checked](Self::check) as if it were started for the first time.
     ///
     /// # Errors
     /// The host can't be asked at all.
     pub async fn repair(&self, networks: &[Network], guards: Vec<Guard>) -> io::Result<Vec<(Uuid, Error)>> {
         let links = Links::open()?;
+        let mut there = Vec::new();
         for link in links.all().await? {
             let wanted = |uuid: &Uuid| networks.iter().any(|network| network.uuid == *uuid);
             let ours = self.ours(&link);
-            if half_made(&link) || ours.is_some_and(|uuid| !wanted(&uuid)) {
+            there.extend(ours);
+            if self.half_made(&link) || ours.is_some_and(|uuid| !wanted(&uuid)) {
                 tracing::info!("bridge {} is of no network any more: removed", link.name);
                 links.remove(link.index).await?;
             }
@@ -280,13 +310,27 @@ impl HostNetwork {
         .await?;
         let mut failed = Vec::new();
         for network in networks {
-            if let Err(error) = self.start(network).await {
+            let done = if there.contains(&network.uuid) {
+                self.start(network).await.map(drop)
+            } else {
+                self.start_anew(network, networks).await
+            };
+            if let Err(error) = done {
                 failed.push((network.uuid, error));
             }
         }
         let shared = Arc::clone(&self.shared);
         blocking(move || shared.put_back(true)).await??;
         Ok(failed)
+    }
+
+    async fn start_anew(&self, network: &Network, others: &[Network]) -> Result<(), Error> {
+        if let Err(error) = self.check(network, others).await {
+            // Its rules are not to come back.
+            self.stop(network).await?;
+            return Err(error);
+        }
+        self.start(network).await.map(drop)
     }
 
     pub(crate) fn links(&self, network: &Network) -> Result<Links, Error> {
@@ -363,21 +407,6 @@ fn interface_settings(network: &Network) -> io::Result<()> {
     sysctl::ensure(&format!("ipv6/conf/{bridge}/autoconf"), "0")?;
     sysctl::ensure(&format!("ipv6/conf/{bridge}/forwarding"), if ipv6 { forwarding } else { "0" })?;
     sysctl::ensure(&format!("ipv6/conf/{bridge}/disable_ipv6"), if ipv6 { "0" } else { "1" })
-}
-
-fn temporary_name(uuid: &Uuid) -> String {
-    let digits: String = uuid.simple().to_string().chars().take(UNMARKED_DIGITS).collect();
-    format!("{UNMARKED}{digits}")
-}
-
-/// A bridge that nobody has marked yet: its maker is dead, for nobody else makes networks meanwhile.
-fn half_made(link: &Link) -> bool {
-    let digits = link.name.strip_prefix(UNMARKED).unwrap_or_default();
-    link.is_bridge()
-        && !link.up
-        && link.alias.is_none()
-        && digits.len() == UNMARKED_DIGITS
-        && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// A bridge takes the lowest address of its ports unless it has one of its own.

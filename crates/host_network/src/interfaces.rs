@@ -19,7 +19,7 @@ impl HostNetwork {
         let object = format!("interface {interface}");
         crate::network::interface_name(&interface)
             .map_err(|reason| Refused { network: interface.clone(), reason })?;
-        self.change_guard(interface, move |_| Some(guard))
+        self.change_guard(interface, move |_| Ok(Some(guard)))
             .await
             .map_err(Error::host(&object, "cannot guard its addresses"))
     }
@@ -30,13 +30,9 @@ impl HostNetwork {
     /// It is not guarded, or the kernel does not take it.
     pub async fn set_addresses(&self, interface: &str, addresses: Vec<Subnet>) -> Result<(), Error> {
         let object = format!("interface {interface}");
-        let known = self.shared().state.lock().guards.contains_key(interface);
-        if !known {
-            let reason = io::Error::new(io::ErrorKind::NotFound, "it is not guarded");
-            return Err(Error::host(&object, "cannot change its addresses")(reason));
-        }
         self.change_guard(interface.to_owned(), move |guard| {
-            guard.map(|guard| Guard { addresses, ..guard.clone() })
+            let unknown = || io::Error::new(io::ErrorKind::NotFound, "it is not guarded");
+            Ok(Some(Guard { addresses, ..guard.ok_or_else(unknown)?.clone() }))
         })
         .await
         .map_err(Error::host(&object, "cannot change its addresses"))
@@ -48,7 +44,7 @@ impl HostNetwork {
     /// The kernel does not take it.
     pub async fn unguard(&self, interface: &str) -> Result<(), Error> {
         let object = format!("interface {interface}");
-        self.change_guard(interface.to_owned(), |_| None)
+        self.change_guard(interface.to_owned(), |_| Ok(None))
             .await
             .map_err(Error::host(&object, "cannot stop guarding its addresses"))
     }
@@ -56,13 +52,13 @@ impl HostNetwork {
     async fn change_guard(
         &self,
         interface: String,
-        change: impl FnOnce(Option<&Guard>) -> Option<Guard> + Send + 'static,
+        change: impl FnOnce(Option<&Guard>) -> io::Result<Option<Guard>> + Send + 'static,
     ) -> io::Result<()> {
         let shared = self.shared();
         blocking(move || {
             let mut state = shared.state.lock();
             let before = state.guards.get(&interface).cloned();
-            let after = change(before.as_ref());
+            let after = change(before.as_ref())?;
             let first = state.guards.is_empty();
             match after.clone() {
                 Some(guard) => state.guards.insert(interface.clone(), guard),

@@ -6,8 +6,8 @@
 //! # Whose is what
 //! The kernel remembers it: bridges have an alias (IFLA_IFALIAS) with the network's UUID and the directory of whoever made them; rules
 //! are in tables of our own name, and those in others' chains have a comment that begins with it. What is not marked so is never
-//! changed or removed. A bridge has a name of its own (`vireo` and ten digits of the UUID) until it is marked, so it can be told
-//! even if its maker died between the two steps. Settings of the whole host are written down before they change (`sysctl`).
+//! changed or removed. A bridge has a name of its own (`vireo`, four digits of the maker and six of the UUID) until it is marked,
+//! so it can be told even if its maker died between the two steps. Settings of the whole host are written down before they change (`sysctl`).
 //!
 //! # Rules
 //! All rules of all networks are made from their descriptions and replace what was there, in one transaction over netlink (no program,

@@ -259,7 +259,7 @@ impl Links {
         }
     }
 
-    /// Subnets that the host has routes to, the default one not among them.
+    /// Subnets that the host has routes to, the default one not among them, nor the halves that VPNs make of it.
     pub(crate) async fn routes(&self) -> io::Result<Vec<Reached>> {
         let mut reached = Vec::new();
         for ipv4 in [true, false] {
@@ -338,8 +338,14 @@ fn reached_route(message: &RouteMessage) -> Option<Reached> {
             _ => {}
         }
     }
-    let length = message.header.destination_prefix_length;
-    (length > 0).then_some(Reached { subnet: Subnet::new(destination?, length), index })
+    let subnet = Subnet::new(destination?, message.header.destination_prefix_length);
+    (!is_default(subnet)).then_some(Reached { subnet, index })
+}
+
+/// Whether a route is one to everywhere that nothing else has a route to, or a part of one: 0.0.0.0/1 and 128.0.0.0/1 are what VPNs
+/// put before the host's own default route, and all of IPv6's global addresses are in 2000::/3 (RFC 4291, 2.4).
+fn is_default(destination: Subnet) -> bool {
+    destination.length() <= if destination.address.is_ipv4() { 1 } else { 3 }
 }
 
 fn bridge_settings(settings: &BridgeSettings) -> Vec<InfoBridge> {

@@ -1,6 +1,5 @@
 //! What a virtual network is, as data; and what can be said against it without looking at the host.
 
-use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -472,8 +471,7 @@ impl Network {
         if !self.forwards.is_empty() && !matches!(self.kind, Kind::Nat(_) | Kind::Routed { .. }) {
             return Err("port forwards need a network of kind nat or route".to_owned());
         }
-        let mut seen = HashSet::new();
-        for forward in &self.forwards {
+        for (index, forward) in self.forwards.iter().enumerate() {
             if forward.host_port == 0 || forward.guest_port == 0 {
                 return Err(format!("port 0 can't be forwarded ({forward})"));
             }
@@ -494,8 +492,8 @@ impl Network {
                     return Err(format!("{forward}: the kernel forwards nothing from ::1"));
                 }
             }
-            if !seen.insert((forward.protocol, forward.host_address, forward.host_port)) {
-                return Err(format!("{forward}: another of its port forwards has this port"));
+            if let Some(other) = self.forwards[..index].iter().find(|other| other.collides(forward)) {
+                return Err(format!("{forward}: another of its port forwards has this port ({other})"));
             }
         }
         Ok(())
@@ -543,7 +541,8 @@ impl fmt::Display for PortForward {
 }
 
 /// What the kernel takes as an interface's name (`dev_valid_name`): no slash, colon or white space, not `.` or `..`; what has a
-/// `%` it would number, and quotes would end a string where others list rules.
+/// `%` it would number, and quotes would end a string where others list rules. Settings of `all` and `default` are not those of
+/// one interface (Documentation/networking/ip-sysctl.rst).
 pub(crate) fn interface_name(name: &str) -> Result<(), String> {
     let shown: String = name.chars().take(32).collect();
     if name.is_empty() || name.len() > MOST_NAME_BYTES {
@@ -552,7 +551,7 @@ pub(crate) fn interface_name(name: &str) -> Result<(), String> {
         ));
     }
     let wrong = |c: char| !c.is_ascii_graphic() || matches!(c, '/' | ':' | '%' | '"' | '\'' | '\\' | '*');
-    if name == "." || name == ".." || name.starts_with('-') || name.contains(wrong) {
+    if matches!(name, "." | ".." | "all" | "default") || name.starts_with('-') || name.contains(wrong) {
         return Err(format!("'{shown}' is not a name that the kernel takes for an interface"));
     }
     Ok(())

@@ -134,10 +134,9 @@ const RESTART: Errno = Errno::from_raw_os_error(85);
 fn forward_packets(record: &mut Record, networks: &[&Network]) -> io::Result<()> {
     let forwarding: Vec<&&Network> = networks.iter().filter(|network| network.forwards_packets()).collect();
     if forwarding.iter().any(|network| network.has(true)) {
-        record.change("ipv4/ip_forward", "1")?;
+        record.forward(true)?;
     }
-    if forwarding.iter().any(|network| network.has(false)) && sysctl::read("ipv6/conf/all/forwarding")? != "1"
-    {
+    if forwarding.iter().any(|network| network.has(false)) && sysctl::read(sysctl::IPV6_FORWARDING)? != "1" {
         // A router ignores the advertisements that a host has its own addresses from, unless told (accept_ra 2).
         for interface in fs::read_dir("/proc/sys/net/ipv6/conf")? {
             let name = interface?.file_name().to_string_lossy().into_owned();
@@ -147,7 +146,7 @@ fn forward_packets(record: &mut Record, networks: &[&Network]) -> io::Result<()>
                 record.change(&key, "2")?;
             }
         }
-        record.change("ipv6/conf/all/forwarding", "1")?;
+        record.forward(false)?;
     }
     Ok(())
 }

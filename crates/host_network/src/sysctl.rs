@@ -12,6 +12,13 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+/// Whether the host forwards packets. With each change the kernel changes settings that belong to it, see [`Record::forward`].
+pub(crate) const IPV4_FORWARDING: &str = "ipv4/ip_forward";
+/// The same for IPv6.
+pub(crate) const IPV6_FORWARDING: &str = "ipv6/conf/all/forwarding";
+/// Whether redirects are believed; a router does not, so the kernel turns it off and on with forwarding.
+const REDIRECTS: &str = "ipv4/conf/all/accept_redirects";
+
 /// Where settings are, as the reading thread's network namespace has them.
 const ROOT: &str = "/proc/sys/net";
 
@@ -57,7 +64,34 @@ impl Record {
             known.then(|| (key.to_owned(), (found.to_owned(), given.to_owned())))
         });
         let changed = changed.collect();
-        Ok(Self { path, changed })
+        let record = Self { path, changed };
+        remove(&record.new_path())?;
+        Ok(record)
+    }
+
+    /// Has the host forward packets of a family. What the kernel forgets when that ends is written down as well: which interfaces
+    /// forwarded packets before (`conf/*/forwarding`), and that redirects were not believed.
+    pub(crate) fn forward(&mut self, ipv4: bool) -> io::Result<()> {
+        let (key, family) = if ipv4 { (IPV4_FORWARDING, "ipv4") } else { (IPV6_FORWARDING, "ipv6") };
+        if read(key)? == "1" {
+            return Ok(());
+        }
+        for interface in fs::read_dir(Path::new(ROOT).join(family).join("conf"))? {
+            let name = interface?.file_name().to_string_lossy().into_owned();
+            let own = format!("{family}/conf/{name}/forwarding");
+            if name != "all" && read(&own).is_ok_and(|value| value == "1") {
+                self.remember(&own, "1", "0");
+            }
+        }
+        if ipv4 && read(REDIRECTS)? == "0" {
+            self.remember(REDIRECTS, "0", "1");
+        }
+        self.change(key, "1")
+    }
+
+    /// Notes what a setting has now and what it will have when it is to be put back; what was noted first is what counts.
+    fn remember(&mut self, key: &str, found: &str, then: &str) {
+        self.changed.entry(key.to_owned()).or_insert_with(|| (found.to_owned(), then.to_owned()));
     }
 
     /// Gives a setting of the host a value, and remembers what it had.
@@ -77,7 +111,7 @@ impl Record {
     pub(crate) fn restore(&mut self) -> io::Result<()> {
         // In the order in which they depend on each other: what follows from a change of forwarding is put back after it.
         let mut keys: Vec<String> = self.changed.keys().cloned().collect();
-        keys.sort_by_key(|key| !key.ends_with("forwarding") && !key.ends_with("ip_forward"));
+        keys.sort_by_key(|key| ![IPV4_FORWARDING, IPV6_FORWARDING].contains(&key.as_str()));
         for key in keys {
             let Some((found, given)) = self.changed.get(&key) else { continue };
             match read(&key) {
@@ -107,15 +141,24 @@ impl Record {
     /// Writes it down, whole or not at all.
     fn store(&self) -> io::Result<()> {
         if self.changed.is_empty() {
-            return match fs::remove_file(&self.path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            };
+            return remove(&self.path);
         }
         let lines: String =
             self.changed.iter().map(|(key, (found, given))| format!("{key} {found} {given}\n")).collect();
-        let new = self.path.with_extension("new");
+        let new = self.new_path();
         fs::write(&new, lines)?;
         fs::rename(&new, &self.path)
+    }
+
+    fn new_path(&self) -> PathBuf {
+        self.path.with_extension("new")
+    }
+}
+
+/// Removes a file; one that is not there is fine.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
     }
 }

@@ -2,6 +2,7 @@
 
 mod balloon;
 mod cards;
+mod on_networks;
 mod usage;
 
 use std::io::{Read, Write};

@@ -12,6 +12,7 @@ mod hostile;
 mod life;
 mod machines;
 mod networks;
+mod own_network;
 mod pools;
 mod transfers;
 mod volumes;

@@ -1,5 +1,8 @@
 //! Every verb of virsh about networks, what it says of mistakes, and network events.
 
+mod life;
+mod refused;
+
 use std::process::Stdio;
 
 use super::*;
@@ -163,11 +166,9 @@ fn sections_of_a_definition_are_changed() {
     place.fails(&bridge, &["Operation not supported: can't update 'bridge' section of network 'n'"]);
 }
 
-#[test]
-fn events_of_networks_are_seen_in_their_order() {
-    let place = Place::new();
-    let _vireod = place.start();
-    define(&place, "other");
+/// What virsh is told of network `n`, the first `count`, while `act` is done.
+fn told(place: &Place, count: usize, act: impl FnOnce()) -> Vec<String> {
+    define(place, "other");
     let mut watcher = Command::new("virsh")
         .env("LC_ALL", "C")
         .args([
@@ -195,22 +196,63 @@ fn events_of_networks_are_seen_in_their_order() {
     });
     // Until virsh is known to listen, something is done to another network that it would hear of.
     loop {
-        define_again(&place, "other");
+        define_again(place, "other");
         match seen.try_recv() {
             Ok(_) => break,
             Err(std::sync::mpsc::TryRecvError::Empty) => {}
             Err(error) => panic!("virsh printed nothing: {error}"),
         }
     }
-    define(&place, "n");
-    place.ok(&["net-undefine", "n"]);
-    let told: Vec<String> = seen.iter().filter(|line| line.contains("network n:")).take(2).collect();
-    let expected = ["Defined", "Undefined"].map(|what| format!("event 'lifecycle' for network n: {what}"));
-    assert_eq!(told, expected);
+    act();
+    let of_n = seen.iter().filter_map(|line| {
+        let (_, told) = line.split_once("event 'lifecycle' for network n: ")?;
+        Some(told.to_owned())
+    });
+    let told = of_n.take(count).collect();
     drop(seen);
     watcher.kill().unwrap();
     watcher.wait().unwrap();
     reader.unwrap().join().unwrap();
+    told
+}
+
+#[test]
+fn events_of_networks_are_seen_in_their_order() {
+    let place = Place::new();
+    let _vireod = place.start();
+    let told = told(&place, 2, || {
+        define(&place, "n");
+        place.ok(&["net-undefine", "n"]);
+    });
+    assert_eq!(told, ["Defined", "Undefined"]);
+}
+
+#[test]
+fn starts_and_stops_of_networks_are_told_and_changes_of_them_are_not() {
+    crate::own_network::in_network(|| {
+        let place = Place::new();
+        let _vireod = place.start();
+        let told = told(&place, 6, || {
+            define(&place, "n");
+            place.ok(&["net-start", "n"]);
+            place.virsh(&["net-start", "n"]);
+            place.ok(&[
+                "net-update",
+                "n",
+                "add",
+                "dns-txt",
+                "<txt name='a' value='b'/>",
+                "--live",
+                "--config",
+            ]);
+            place.ok(&["net-destroy", "n"]);
+            let document = place.ok(&["net-dumpxml", "n"]);
+            place.ok(&["net-undefine", "n"]);
+            place.ok(&["net-create", &place.write("transient.xml", document)]);
+            place.ok(&["net-destroy", "n"]);
+        });
+        assert_eq!(told, ["Defined", "Started", "Stopped", "Undefined", "Started", "Stopped"]);
+    });
 }
 
 fn define_again(place: &Place, name: &str) {

@@ -62,7 +62,8 @@ pub(crate) struct Running {
 #[derive(Debug)]
 struct Host {
     network: HostNetwork,
-    _watcher: Option<Watcher>,
+    /// None before the first network: the kernel may have no tables of rules until then.
+    watcher: parking_lot::Mutex<Option<Watcher>>,
 }
 
 impl From<host_network::Error> for NetworkError {
@@ -103,12 +104,23 @@ impl Running {
         let open = || async {
             let network = HostNetwork::open(self.options.clone())
                 .map_err(|error| NetworkError::Host(format!("{}: {error}", self.options.state.display())))?;
-            let watcher = network.watch().inspect_err(|error| {
-                tracing::warn!("rules of networks are not put back when somebody removes them: {error}");
-            });
-            Ok::<_, NetworkError>(Host { network, _watcher: watcher.ok() })
+            Ok::<_, NetworkError>(Host { network, watcher: parking_lot::Mutex::default() })
         };
         self.host.get_or_try_init(open).await.map(|host| &host.network)
+    }
+
+    /// Has rules put back when somebody removes them, from now on.
+    fn watch(&self) {
+        let Some(host) = self.host.get() else { return };
+        let mut watcher = host.watcher.lock();
+        if watcher.is_none() {
+            match host.network.watch() {
+                Ok(watches) => *watcher = Some(watches),
+                Err(error) => {
+                    tracing::warn!("rules of networks are not put back when somebody removes them: {error}");
+                }
+            }
+        }
     }
 
     /// Waits until nobody else changes what runs.
@@ -133,6 +145,7 @@ impl Running {
         let host = self.host().await?;
         host.check(&wanted, &self.others(uuid)).await?;
         host.start(&wanted).await?;
+        self.watch();
         let Some(services) = services else { return Ok(None) };
         match self.places.start(uuid, &services).await {
             Ok(identity) => Ok(Some(identity)),
@@ -410,6 +423,7 @@ impl Running {
             Ok(host) => host.repair(&running, Vec::new()).await.map_err(NetworkError::from),
             Err(error) => Err(error),
         };
+        self.watch();
         let failed = repaired.unwrap_or_else(|error| {
             tracing::error!("networks can't be put in order: {error}");
             Vec::new()
@@ -436,7 +450,11 @@ impl Running {
         let Some(services) = description::services(&live.document)? else { return Ok(()) };
         if let Some(identity) = &live.services {
             if self.places.find(uuid, identity)?.is_some() {
-                return Ok(());
+                // Its daemon may have died between telling it of a change and writing that down.
+                match self.places.change(uuid, &services).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => tracing::warn!("services of network {uuid} are started anew: {error}"),
+                }
             }
             // What it left behind.
             self.places.end(uuid, identity).await?;

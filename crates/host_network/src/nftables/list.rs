@@ -1,6 +1,6 @@
 //! What is in the kernel's tables, as far as one has to know of others' rules.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use rustix::net::netlink;
@@ -83,11 +83,12 @@ pub(crate) fn list_chains() -> io::Result<Vec<Chain>> {
     let socket = Socket::open(Some(netlink::NETFILTER))?;
     let mut chains = dump(&socket, message::GET_CHAIN, |_, payload| chain(payload))?;
     let rules = dump(&socket, message::GET_RULE, |_, payload| rule(payload))?;
+    // Hosts of many containers have thousands of both.
+    let key = |chain: &Chain| (chain.family, chain.table.clone(), chain.name.clone());
+    let places: HashMap<_, _> = chains.iter().enumerate().map(|(index, chain)| (key(chain), index)).collect();
     for (family, table, name, rule) in rules {
-        let of_rule =
-            |chain: &&mut Chain| chain.family == family && chain.table == table && chain.name == name;
-        if let Some(chain) = chains.iter_mut().find(of_rule) {
-            chain.rules.push(rule);
+        if let Some(index) = places.get(&(family, table, name)) {
+            chains[*index].rules.push(rule);
         }
     }
     Ok(chains)

@@ -98,9 +98,11 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// One without conditions; the comment is for people, and tells whose it is.
+    /// One without conditions; the comment is for people, and tells whose it is. nft writes it in quotes and escapes nothing: what
+    /// would end it there is left out, or a list of rules that somebody has saved would not be read again, or as others.
     pub(crate) fn new(comment: impl Into<String>) -> Self {
-        Self { expressions: Writer::default(), comment: comment.into() }
+        let ends_it = |c: char| c.is_control() || matches!(c, '"' | '\\');
+        Self { expressions: Writer::default(), comment: comment.into().replace(ends_it, "_") }
     }
 
     /// Who made it, and what for.

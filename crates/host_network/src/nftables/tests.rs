@@ -51,6 +51,19 @@ fn nft_reads_our_table_as_it_is_meant() {
 }
 
 #[test]
+fn a_list_of_rules_is_read_again_whatever_networks_are_called() {
+    on_a_host(async |_| {
+        let network = network("a\" drop \\\"", "virbr0", Kind::Isolated, &[("192.168.122.1", 24)]);
+        let mut transaction = Transaction::new(None);
+        Table::of(&[&network]).write(Family::Inet, "vireo", &mut transaction);
+        transaction.commit().unwrap();
+        let before = sh("nft list ruleset");
+        sh("saved=$(nft list ruleset); nft flush ruleset; echo \"$saved\" | nft -f -");
+        assert_eq!(sh("nft list ruleset"), before);
+    });
+}
+
+#[test]
 fn a_transaction_is_done_as_a_whole_or_not_at_all() {
     on_a_host(async |_| {
         let generation = crate::nftables::generation().unwrap();

@@ -2,79 +2,60 @@
 
 use super::*;
 
-/// What Docker (24) makes for its default bridge, with either program.
-fn docker(iptables: &str) -> String {
-    let forward = "
+/// What Docker makes for its default bridge, up to version 27.
+const DOCKER_24: &str = "
+    -N DOCKER-ISOLATION-STAGE-1
+    -N DOCKER-ISOLATION-STAGE-2
+    -A FORWARD -j DOCKER-USER
+    -A FORWARD -j DOCKER-ISOLATION-STAGE-1
+    -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    -A FORWARD -o docker0 -j DOCKER
+    -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+    -A FORWARD -i docker0 -o docker0 -j ACCEPT
+    -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+    -A DOCKER-ISOLATION-STAGE-1 -j RETURN
+    -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+    -A DOCKER-ISOLATION-STAGE-2 -j RETURN
+    -A DOCKER-USER -j RETURN";
+
+/// The same since version 28, which leaves `DOCKER-USER` empty, with a container that has a published port.
+const DOCKER_28: &str = "
+    -N DOCKER-BRIDGE
+    -N DOCKER-CT
+    -N DOCKER-FORWARD
+    -N DOCKER-ISOLATION-STAGE-1
+    -N DOCKER-ISOLATION-STAGE-2
+    -A FORWARD -j DOCKER-USER
+    -A FORWARD -j DOCKER-FORWARD
+    -A DOCKER -d 172.17.0.2/32 ! -i docker0 -o docker0 -p tcp -m tcp --dport 80 -j ACCEPT
+    -A DOCKER ! -i docker0 -o docker0 -j DROP
+    -A DOCKER-BRIDGE -o docker0 -j DOCKER
+    -A DOCKER-CT -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+    -A DOCKER-FORWARD -j DOCKER-CT
+    -A DOCKER-FORWARD -j DOCKER-ISOLATION-STAGE-1
+    -A DOCKER-FORWARD -j DOCKER-BRIDGE
+    -A DOCKER-FORWARD -i docker0 -j ACCEPT
+    -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+    -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+    -t nat -A DOCKER ! -i docker0 -p tcp -m tcp --dport 8081 -j DNAT --to-destination 172.17.0.2:80";
+
+/// Lines of a shell that make Docker's rules with a program.
+fn docker(iptables: &str, forward: &str) -> String {
+    let always = "
         -P FORWARD DROP
         -N DOCKER
-        -N DOCKER-ISOLATION-STAGE-1
-        -N DOCKER-ISOLATION-STAGE-2
         -N DOCKER-USER
-        -A FORWARD -j DOCKER-USER
-        -A FORWARD -j DOCKER-ISOLATION-STAGE-1
-        -A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
-        -A FORWARD -o docker0 -j DOCKER
-        -A FORWARD -i docker0 ! -o docker0 -j ACCEPT
-        -A FORWARD -i docker0 -o docker0 -j ACCEPT
-        -A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
-        -A DOCKER-ISOLATION-STAGE-1 -j RETURN
-        -A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
-        -A DOCKER-ISOLATION-STAGE-2 -j RETURN
-        -A DOCKER-USER -j RETURN
         -t nat -N DOCKER
         -t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER
         -t nat -A OUTPUT ! -d 127.0.0.0/8 -m addrtype --dst-type LOCAL -j DOCKER
         -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
         -t nat -A DOCKER -i docker0 -j RETURN";
-    forward.trim().lines().map(|line| format!("{iptables} {}\n", line.trim())).collect()
+    let lines = always.lines().chain(forward.lines()).map(str::trim).filter(|line| !line.is_empty());
+    lines.map(|line| format!("{iptables} {line}\n")).collect()
 }
 
-/// What firewalld (1.3) makes of one public zone, as far as it decides on packets.
-const FIREWALLD: &str = r#"
-table inet firewalld {
-    chain filter_INPUT {
-        type filter hook input priority filter + 10; policy accept;
-        ct state { established, related } accept
-        ct status dnat accept
-        iifname "lo" accept
-        ct state invalid drop
-        jump filter_INPUT_ZONES
-        reject with icmpx admin-prohibited
-    }
-    chain filter_FORWARD {
-        type filter hook forward priority filter + 10; policy accept;
-        ct state { established, related } accept
-        ct status dnat accept
-        iifname "lo" accept
-        ct state invalid drop
-        jump filter_FORWARD_ZONES
-        reject with icmpx admin-prohibited
-    }
-    chain filter_OUTPUT {
-        type filter hook output priority filter + 10; policy accept;
-        ct state { established, related } accept
-        oifname "lo" accept
-    }
-    chain filter_INPUT_ZONES {
-        iifname "up0" goto filter_IN_public
-        goto filter_IN_public
-    }
-    chain filter_FORWARD_ZONES {
-        iifname "up0" goto filter_FWD_public
-        goto filter_FWD_public
-    }
-    chain filter_IN_public {
-        jump filter_IN_public_allow
-        reject with icmpx admin-prohibited
-    }
-    chain filter_IN_public_allow {
-        tcp dport 22 accept
-    }
-    chain filter_FWD_public {
-        reject with icmpx admin-prohibited
-    }
-}
-"#;
+/// What firewalld (1.3.3 of Debian 12) makes as it is installed, with `up0` in the zone `public`: listed by nft.
+const FIREWALLD: &str = include_str!("firewalld.nft");
 
 fn firewalld(host: &Host) {
     let path = host.directory.path().join("firewalld.nft");
@@ -109,44 +90,48 @@ fn with_forward() -> Network {
 
 #[test]
 fn packets_pass_where_docker_drops_what_it_does_not_know() {
-    on_a_host(async |host: Host| {
-        if Command::new("iptables-nft").arg("-V").output().is_err() {
-            return eprintln!("skipped: no iptables-nft");
-        }
-        let outside = host.outside();
-        sh(&docker("iptables-nft"));
-        let before = without_counters(&sh("nft list ruleset"));
-        let (networks, network) = (host.networks(), with_forward());
-        networks.check(&network, &[]).await.unwrap();
-        networks.start(&network).await.unwrap();
-        assert_eq!(
-            passes(&host, &networks, &network, &outside).await,
-            (true, true),
-            "{}",
-            sh("nft list ruleset")
-        );
-        let listed = sh("iptables-nft -S DOCKER-USER");
-        let lines: Vec<&str> = listed.lines().collect();
-        assert!(
-            lines.len() == 4 && lines[1].contains("virbr0") && lines[3] == "-A DOCKER-USER -j RETURN",
-            "{listed}"
-        );
-        assert_eq!(sh("iptables-nft -S FORWARD").matches("virbr0").count(), 0);
-        // Docker's own rules are as they were, also after its start has put its jump in front again.
-        sh("iptables-nft -D FORWARD -j DOCKER-USER; iptables-nft -I FORWARD -j DOCKER-USER");
-        assert_eq!(passes(&host, &networks, &network, &outside).await, (true, true));
-        networks.stop(&network).await.unwrap();
-        assert_eq!(without_counters(&sh("nft list ruleset")), before);
-        assert_eq!(crate::sysctl::read("ipv4/ip_forward").unwrap(), "1", "Docker needs it");
-    });
+    if Command::new("iptables-nft").arg("-V").output().is_err() {
+        return eprintln!("skipped: no iptables-nft");
+    }
+    for (forward, last) in [(DOCKER_24, "-A DOCKER-USER -j RETURN"), (DOCKER_28, "to guests\" -j ACCEPT")] {
+        on_a_host(async move |host: Host| {
+            let outside = host.outside();
+            sh(&docker("iptables-nft", forward));
+            let before = without_counters(&sh("nft list ruleset"));
+            let (networks, network) = (host.networks(), with_forward());
+            networks.check(&network, &[]).await.unwrap();
+            networks.start(&network).await.unwrap();
+            assert_eq!(
+                passes(&host, &networks, &network, &outside).await,
+                (true, true),
+                "{}",
+                sh("nft list ruleset")
+            );
+            let listed = sh("iptables-nft -S DOCKER-USER");
+            let lines: Vec<&str> = listed.lines().collect();
+            assert!(lines[1].contains("virbr0") && lines[2].contains("virbr0"), "{listed}");
+            assert!(lines.last().unwrap().ends_with(last), "{listed}");
+            assert_eq!(sh("iptables-nft -S FORWARD").matches("virbr0").count(), 0);
+            // Docker's own rules are as they were, also after its start has put its jump in front again.
+            sh("iptables-nft -D FORWARD -j DOCKER-USER; iptables-nft -I FORWARD -j DOCKER-USER");
+            assert_eq!(passes(&host, &networks, &network, &outside).await, (true, true));
+            networks.stop(&network).await.unwrap();
+            assert_eq!(without_counters(&sh("nft list ruleset")), before);
+            assert_eq!(crate::sysctl::read("ipv4/ip_forward").unwrap(), "1", "Docker needs it");
+        });
+    }
 }
 
 #[test]
 fn packets_pass_where_docker_has_the_old_filter() {
-    on_a_host(async |host: Host| {
-        if Command::new("iptables-legacy").arg("-S").output().is_ok_and(|output| output.status.success()) {
+    for forward in [DOCKER_24, DOCKER_28] {
+        on_a_host(async move |host: Host| {
+            let listed = Command::new("iptables-legacy").arg("-S").output();
+            if !listed.is_ok_and(|output| output.status.success()) {
+                return eprintln!("skipped: no iptables-legacy in program or kernel");
+            }
             let outside = host.outside();
-            sh(&docker("iptables-legacy"));
+            sh(&docker("iptables-legacy", forward));
             let before = sh("iptables-legacy -S");
             let (networks, network) = (host.networks(), with_forward());
             networks.start(&network).await.unwrap();
@@ -154,16 +139,13 @@ fn packets_pass_where_docker_has_the_old_filter() {
             assert_eq!(passing, (true, true), "{}", sh("iptables-legacy -S"));
             // Once more, as after a crash: nothing is there twice.
             let with = sh("iptables-legacy -S");
-            assert!(
-                host.networks().repair(std::slice::from_ref(&network), Vec::new()).await.unwrap().is_empty()
-            );
+            let failed = host.networks().repair(std::slice::from_ref(&network), Vec::new()).await.unwrap();
+            assert!(failed.is_empty(), "{failed:?}");
             assert_eq!(sh("iptables-legacy -S"), with);
             networks.stop(&network).await.unwrap();
             assert_eq!(sh("iptables-legacy -S"), before);
-        } else {
-            eprintln!("skipped: no iptables-legacy in program or kernel");
-        }
-    });
+        });
+    }
 }
 
 #[test]

@@ -257,6 +257,7 @@ fn everything() -> Vec<String> {
         for key in [
             "ipv4/conf/I/forwarding",
             "ipv4/conf/I/route_localnet",
+            "ipv4/conf/I/accept_redirects",
             "ipv6/conf/I/forwarding",
             "ipv6/conf/I/accept_ra",
         ] {

@@ -24,6 +24,9 @@ fn a_stop_leaves_the_host_as_it_was() {
     on_a_host(async |host: Host| {
         let _outside = host.outside();
         sh("echo 1 > /proc/sys/net/ipv6/conf/up0/accept_ra");
+        // What the kernel changes with forwarding, both ways.
+        sh("echo 0 > /proc/sys/net/ipv4/conf/all/accept_redirects");
+        sh("echo 1 > /proc/sys/net/ipv4/conf/up0/forwarding; echo 1 > /proc/sys/net/ipv6/conf/lo/forwarding");
         let before = everything();
         let (networks, network) = (host.networks(), full());
         networks.check(&network, &[]).await.unwrap();
@@ -146,9 +149,12 @@ fn what_somebody_else_has_is_not_taken() {
         networks.start(&network).await.unwrap();
         let state = host.directory.path().join("other");
         let other = HostNetwork::open(Options { table: "other".to_owned(), state }).unwrap();
+        let (half, theirs) = (networks.temporary_name(&uuid(7)), other.temporary_name(&uuid(7)));
+        sh(&format!("ip link add {half} type bridge; ip link add {theirs} type bridge"));
         other.repair(&[], Vec::new()).await.unwrap();
+        assert!(exists(&half) && !exists(&theirs), "half made, each by its maker");
         other.stop(&network).await.unwrap();
-        assert!(exists("virbr0"));
+        assert!(exists("virbr0") && exists("vireo0102030405"));
         assert!(sh("nft list ruleset").contains("table inet vireo"));
     });
 }
@@ -191,6 +197,8 @@ fn what_collides_is_refused_before_anything_changes() {
             (named("up0"), vec!["'up0' is that of an interface of somebody else"]),
             (named("virbr1"), vec!["network 'other' has the bridge 'virbr1' as well"]),
             (named("a/b"), vec!["'a/b'", "not a name that the kernel takes"]),
+            (named("all"), vec!["'all'", "not a name that the kernel takes"]),
+            (named("default"), vec!["'default'", "not a name that the kernel takes"]),
             (named("br%d"), vec!["not a name that the kernel takes"]),
             (named("sixteen-letters-"), vec!["1 to 15 bytes"]),
             (named(""), vec!["1 to 15 bytes"]),
@@ -199,6 +207,14 @@ fn what_collides_is_refused_before_anything_changes() {
                 vec!["TCP port 2022 to 192.168.122.10 port 22", "a program of this host listens"],
             ),
             (forwarding(0), vec!["port 0"]),
+            (
+                with(&|network| {
+                    let host_address = Some("203.0.113.1".parse().unwrap());
+                    let one = PortForward { host_address, ..forward(81, "192.168.122.10", 22) };
+                    network.forwards = vec![one, forward(81, "192.168.122.11", 22)];
+                }),
+                vec!["TCP port 81 to 192.168.122.11", "TCP port 81 of 203.0.113.1 to 192.168.122.10"],
+            ),
             (
                 with(&|network| network.forwards = vec![forward(80, "10.0.0.1", 80)]),
                 vec!["in none of its subnets"],
@@ -232,9 +248,42 @@ fn what_collides_is_refused_before_anything_changes() {
             assert!(!error.contains('\n'));
         }
         assert_as_before(&before, "after it");
+        // VPNs divide the default route: everything is in one of its halves.
+        sh("ip route add 0.0.0.0/1 via 203.0.113.2; ip route add 128.0.0.0/1 via 203.0.113.2");
+        let both = with(&|network| {
+            network.addresses.push(subnet("fd00:122::1/64"));
+            network.forwards = vec![forward(81, "192.168.122.10", 22), forward(81, "fd00:122::10", 22)];
+        });
+        networks.check(&both, std::slice::from_ref(&other)).await.unwrap();
         networks.check(&base, &[other]).await.unwrap();
         networks.start(&base).await.unwrap();
         networks.check(&base, &[]).await.unwrap();
+    });
+}
+
+#[test]
+fn what_collides_after_the_host_was_booted_does_not_come_back() {
+    on_a_host(async |host: Host| {
+        let _outside = host.outside();
+        let (network, mut other) = (nat(), Network::new("other", uuid(2), "virbr1", Kind::Isolated));
+        other.addresses = vec![subnet("192.168.123.1/24")];
+        let both = [network.clone(), other];
+        for network in &both {
+            host.networks().start(network).await.unwrap();
+        }
+        sh("ip link del virbr0; ip link del virbr1; nft flush ruleset; sysctl -q -w net.ipv4.ip_forward=0");
+        std::fs::remove_dir_all(host.state()).unwrap();
+        // The host itself is on such a network now.
+        sh("ip addr add 192.168.122.77/24 dev up0");
+        let failed = host.networks().repair(&both, Vec::new()).await.unwrap();
+        let [(failed, error)] = &*failed else { panic!("{failed:?}") };
+        assert_eq!(*failed, network.uuid);
+        let error = error.to_string();
+        assert!(error.contains("192.168.122.1/24 overlaps") && error.contains("'up0'"), "{error}");
+        assert!(!exists("virbr0") && exists("virbr1"));
+        let rules = sh("nft list ruleset");
+        assert!(!rules.contains("virbr0") && rules.contains("virbr1"), "{rules}");
+        assert_eq!(crate::sysctl::read("ipv4/ip_forward").unwrap(), "0");
     });
 }
 

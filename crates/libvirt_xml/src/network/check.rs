@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::addresses::Route;
+use super::extension::PortForward;
 use super::{Bridge, Forward, ForwardMode, Network, NetworkError};
 use crate::domain::interface::{Bandwidth, IpFamily};
 use crate::error::{XmlError, XmlFault};
@@ -74,12 +75,13 @@ fn name(network: &Network) -> Checked {
     Ok(())
 }
 
-/// Whether the kernel takes it as an interface's name (dev_valid_name of net/core/dev.c).
+/// Whether the kernel takes it as an interface's name (dev_valid_name of net/core/dev.c); settings of `all` and `default` are not those
+/// of one interface (Documentation/networking/ip-sysctl.rst).
 fn is_interface(name: &str) -> bool {
     let refused = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b':' | b'%');
     !name.is_empty()
         && name.len() <= MAX_INTERFACE_BYTES
-        && !matches!(name, "." | "..")
+        && !matches!(name, "." | ".." | "all" | "default")
         && !name.bytes().any(refused)
 }
 
@@ -460,8 +462,7 @@ fn forwards(network: &Network) -> Checked {
     let called = network.called();
     let Some(options) = &network.extension else { return Ok(()) };
     let possible = matches!(network.forward_mode(), Some(ForwardMode::Nat | ForwardMode::Route));
-    let mut seen = BTreeSet::new();
-    for forward in &options.port_forwards {
+    for (index, forward) in options.port_forwards.iter().enumerate() {
         let what = format!("forward of {} port {} in network '{called}'", forward.protocol, forward.port);
         if !possible {
             return Err(unsupported(format!(
@@ -481,8 +482,14 @@ fn forwards(network: &Network) -> Checked {
         if forward.address.is_some_and(|address| address.is_ipv4() != forward.to.0.is_ipv4()) {
             return Err(contradiction(format!("{what}: both addresses have to be of one family")));
         }
-        if !seen.insert((forward.protocol, forward.address, forward.port)) {
-            return Err(contradiction(format!("{what}: the port is forwarded twice")));
+        // One without address is for all that the host has, of the guest's family.
+        let same = |other: &&PortForward| {
+            (other.protocol, other.port) == (forward.protocol, forward.port)
+                && other.to.0.is_ipv4() == forward.to.0.is_ipv4()
+                && (other.address.is_none() || forward.address.is_none() || other.address == forward.address)
+        };
+        if let Some(other) = options.port_forwards[..index].iter().find(same) {
+            return Err(contradiction(format!("{what}: the port is forwarded to '{}' as well", other.to)));
         }
     }
     Ok(())

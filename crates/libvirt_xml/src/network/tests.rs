@@ -173,6 +173,8 @@ const FAULTS: &[(&str, &str)] = &[
     ("<forward mode='private'><interface dev='a b'/></forward>", "'a b' can't be the name of an interface"),
     ("<bridge name='sixteen-letters-'/>", "can't be the name of a bridge"),
     ("<bridge name='../x'/>", "can't be the name of a bridge"),
+    ("<bridge name='all'/>", "can't be the name of a bridge"),
+    ("<bridge name='default'/>", "can't be the name of a bridge"),
     ("<bridge name='a' delay='31'/>", "Invalid delay value in network 't'"),
     (
         "<mac address='01:00:00:00:00:01'/>",
@@ -401,7 +403,11 @@ fn port_forwards_lead_to_guests_of_the_network() {
         (forward("port='1' to='10.0.0.2' address='::1'"), "of one family"),
         (
             forward("port='1' to='10.0.0.2'") + &forward("port='1' to='10.0.0.3'"),
-            "tcp port 1 in network 't': the port is forwarded twice",
+            "tcp port 1 in network 't': the port is forwarded to '10.0.0.2' as well",
+        ),
+        (
+            forward("port='1' to='10.0.0.2' address='192.0.2.1'") + &forward("port='1' to='10.0.0.3'"),
+            "the port is forwarded to '10.0.0.2' as well",
         ),
     ] {
         let error = defined(&document(&inside, "nat")).unwrap_err();
@@ -409,6 +415,9 @@ fn port_forwards_lead_to_guests_of_the_network() {
     }
     let fine = forward("port='1' to='10.0.0.2'");
     defined(&document(&fine, "route")).unwrap();
+    let ipv6 = "<ip family='ipv6' address='fd00::1' prefix='64'/><vireo:options>";
+    let both = document(&(fine.clone() + &forward("port='1' to='fd00::2'")), "nat");
+    defined(&both.replacen("<vireo:options>", ipv6, 1)).unwrap();
     assert!(defined(&document(&fine, "open")).is_err());
 }
 

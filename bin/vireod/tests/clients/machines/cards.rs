@@ -1,44 +1,17 @@
 //! Network cards on interfaces of the host, in a network of the test's own.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::UnshareFlags;
 
 use super::*;
+use crate::own_network::run;
 
-/// Runs `test` in a network namespace of its own with a bridge `br0`, where that is permitted. What the test starts is there too.
+/// Runs `test` in a network of its own with a bridge `br0`.
 fn in_network(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::Builder::new().name("network".into()).spawn(move || {
-        let entered = if rustix::process::geteuid().is_root() {
-            unshare().map_err(|errno| errno.to_string())
-        } else {
-            Err("that takes root".to_owned())
-        };
-        if let Err(reason) = entered {
-            eprintln!("skipped: no network namespace of our own: {reason}");
-            return;
-        }
-        // The interfaces that are shown there are those of whoever has mounted it.
-        run("mount", &["--make-rprivate", "/"]);
-        run("mount", &["-t", "sysfs", "none", "/sys"]);
+    crate::own_network::in_network(|| {
         run("ip", &["link", "add", "br0", "type", "bridge"]);
         run("ip", &["link", "set", "br0", "up"]);
         test();
     });
-    if let Err(panic) = thread.unwrap().join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-#[expect(unsafe_code, reason = "gives this thread, and what it starts, a network and mounts of their own")]
-fn unshare() -> Result<(), rustix::io::Errno> {
-    // SAFETY: affects this thread's view of the network and of the file systems only, and no memory.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    let done = said(Command::new(program).args(arguments));
-    assert!(done.status.success(), "{program} {arguments:?}: {done:?}");
-    done.out
 }
 
 /// Interfaces of the host that are not its own, as `ip` shows them: one a line.
