@@ -422,8 +422,8 @@ fn what_can_not_run_is_refused_when_it_is_defined_and_a_failed_start_leaves_noth
         )
     };
     // It can never be.
-    let long = format!("<dns><txt name='a' value='{}'/></dns>", "x".repeat(1025));
-    place.fails(&["net-define", &place.write("bad.xml", document(&long))], &["1024 bytes at most"]);
+    let narrow = document("<mtu size='500'/>");
+    place.fails(&["net-define", &place.write("bad.xml", narrow)], &["an MTU of 500 is too small"]);
     // It could be elsewhere: it is kept, and does not start.
     let trusting = document("").replace("<network>", "<network trustGuestRxFilters='yes'>");
     let file = place.write("trusting.xml", trusting);
