@@ -224,6 +224,8 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+/// Where names are asked (RFC 1035, section 4.2).
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// Rules that let a network's packets pass a hook.
 fn accepting(own: &str, network: &Network, hook: Hook, family: Family) -> Vec<Rule> {
@@ -272,14 +274,16 @@ pub(crate) fn served(
     let ipv4 = family != Family::Ipv6;
     let ipv6 = family != Family::Ipv4;
     let services = network.services;
+    // Where questions are led is where they come in.
+    let dns_port = Some(services.dns_port.unwrap_or(DNS_PORT));
     [
         (ipv4 && network.has(true), ICMP, None, "ICMP"),
         // Neighbour discovery and router advertisements.
         (ipv6, ICMPV6, None, "ICMPv6"),
         (ipv4 && services.dhcp, UDP, Some(67), "DHCP"),
         (ipv6 && services.dhcp, UDP, Some(547), "DHCPv6"),
-        (services.dns, UDP, Some(53), "DNS"),
-        (services.dns, TCP, Some(53), "DNS by TCP"),
+        (services.dns, UDP, dns_port, "DNS"),
+        (services.dns, TCP, dns_port, "DNS by TCP"),
     ]
     .into_iter()
     .filter_map(|(wanted, protocol, port, what)| wanted.then_some((protocol, port, what)))

@@ -206,6 +206,8 @@ pub struct Services {
     pub dhcp: bool,
     /// Names.
     pub dns: bool,
+    /// Where names are answered at the network's own addresses, if another program of the host has port 53: rules lead questions there.
+    pub dns_port: Option<u16>,
 }
 
 /// Why a network can't be.

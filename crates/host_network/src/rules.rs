@@ -3,7 +3,7 @@
 //! | chain | hook | what it does |
 //! |---|---|---|
 //! | `guard_loopback` | prerouting, before connection tracking | guests can't reach the host's 127.0.0.0/8, although port forwards from it need `route_localnet` |
-//! | `port_forwards`, `port_forwards_host` | prerouting and output, dstnat | port forwards from outside, from guests and from the host itself |
+//! | `port_forwards`, `port_forwards_host` | prerouting and output, dstnat | port forwards from outside, from guests and from the host itself; questions for names to where they are answered when that is not port 53 |
 //! | `forward` | forward, filter | packets from a network pass `from_N`, packets to one pass `to_N`: each refuses, or lets go on |
 //! | `translate` | postrouting, srcnat | guests' addresses become the host's |
 //!
@@ -11,7 +11,8 @@
 
 use std::net::IpAddr;
 
-use crate::network::{Kind, Nat, Network, PortForward, Subnet};
+use crate::foreign::DNS_PORT;
+use crate::network::{Kind, Nat, Network, PortForward, Protocol, Subnet};
 use crate::nftables::{Base, Ct, Direction, Family, Field, Hook, Place, Rule, Transaction, Verdict};
 
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 0));
@@ -34,16 +35,21 @@ impl Table {
     /// What networks need.
     pub(crate) fn of(networks: &[&Network]) -> Self {
         let mut table = Self::default();
-        let filtered: Vec<&&Network> = networks
-            .iter()
-            .filter(|network| network.makes_bridge() && !matches!(network.kind, Kind::Open))
-            .collect();
+        let made: Vec<&&Network> = networks.iter().filter(|network| network.makes_bridge()).collect();
+        let filtered: Vec<&&Network> =
+            made.iter().copied().filter(|network| !matches!(network.kind, Kind::Open)).collect();
+        if !filtered.is_empty() || made.iter().any(|network| network.services.dns_port.is_some()) {
+            table.base("port_forwards", "nat", Hook::Prerouting, -100);
+            table.base("port_forwards_host", "nat", Hook::Output, -100);
+        }
+        // Open ones as well: who is asked at an address of the host is no matter of what passes the host.
+        for network in &made {
+            table.names(network);
+        }
         if filtered.is_empty() {
             return table;
         }
         table.base("guard_loopback", "filter", Hook::Prerouting, -300);
-        table.base("port_forwards", "nat", Hook::Prerouting, -100);
-        table.base("port_forwards_host", "nat", Hook::Output, -100);
         table.base("forward", "filter", Hook::Forward, 0);
         table.base("translate", "nat", Hook::Postrouting, 100);
         // Bridged frames come by here as well where br_netfilter is active: they never leave the network.
@@ -142,6 +148,25 @@ impl Table {
         for chain in [from, to] {
             let rule = self.note(network);
             self.rule(chain, rule.then(Verdict::Reject));
+        }
+    }
+
+    /// Leads questions for names to where they are answered: those of guests, and those that the host itself asks.
+    fn names(&mut self, network: &Network) {
+        let Some(port) = network.services.dns_port.filter(|_| network.services.dns) else { return };
+        for address in network.addresses.iter().map(|subnet| subnet.address) {
+            for protocol in [Protocol::Udp, Protocol::Tcp].map(Protocol::number) {
+                let asked = |rule: Rule| {
+                    let rule = rule.family_of(address).address(false, true, address, host_bits(address));
+                    let rule = rule.transport(protocol);
+                    let rule = rule.field(Field::DESTINATION_PORT, &DNS_PORT.to_be_bytes());
+                    rule.then(Verdict::DestinationNat(address, port))
+                };
+                let note = self.note(network);
+                let from_guests = note.clone().interface(Direction::Input, &network.bridge);
+                self.rule("port_forwards", asked(from_guests));
+                self.rule("port_forwards_host", asked(note));
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! How the daemon talks to the process of a network: lines of JSON over a unix socket, one answer a request, in order.
 //!
-//! A connection that subscribes is told of each change of a lease after that, when the change is on stable storage. Who falls far behind is
-//! disconnected, and subscribes again.
+//! A connection that subscribes is told of each change of a lease after that, when the change is on stable storage; of the end of a lease also
+//! when that can't be written. Who falls far behind is disconnected, and subscribes again.
 
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -15,8 +15,8 @@ use crate::description::Description;
 use crate::lease::{Lease, LeaseEvent};
 use crate::mac::MacAddress;
 
-/// Longest request or answer, bytes.
-const LONGEST: u64 = 64 << 20;
+/// Longest request, answer or description, bytes.
+pub(crate) const LONGEST: u64 = 64 << 20;
 
 /// What is asked of the process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

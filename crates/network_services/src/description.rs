@@ -1,6 +1,6 @@
 //! What a network offers its guests, as data: what the daemon writes, JSON on the way.
 //!
-//! Nothing in it is believed until [`Description::check`](crate::Plan) has made a [`Plan`](crate::Plan) of it, which is all that the rest of the crate sees.
+//! Nothing in it is believed until [`Description::check`] has made a [`Plan`](crate::Plan) of it, which is all that the rest of the crate sees.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -109,6 +109,19 @@ pub struct Host<A> {
     /// Its address; none when it only has its name from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<A>,
+    /// For how long it has an address; as others of the range if none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseTime>,
+}
+
+/// For how long one guest has its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LeaseTime {
+    /// So many seconds, 60 at least.
+    Seconds(u32),
+    /// For ever.
+    Forever,
 }
 
 /// DHCP for IPv4 (RFC 2131).
@@ -230,6 +243,10 @@ pub struct Dns {
     /// SRV records.
     #[serde(default)]
     pub services: Vec<ServiceRecord>,
+    /// Subnets whose addresses others are asked for when nobody here has them. Those of the network's other addresses have no names
+    /// then (RFC 6303, section 3): nobody else knows who is here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign_pointers: Vec<OwnAddress>,
 }
 
 impl Default for Dns {
@@ -241,6 +258,7 @@ impl Default for Dns {
             hosts: Vec::new(),
             texts: Vec::new(),
             services: Vec::new(),
+            foreign_pointers: Vec::new(),
         }
     }
 }

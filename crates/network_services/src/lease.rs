@@ -67,6 +67,13 @@ pub enum LeaseChange {
     Forgotten,
 }
 
+impl LeaseChange {
+    /// Whether the guest does not have the address any more.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Self::Expired | Self::Released | Self::Forgotten)
+    }
+}
+
 /// A lease, and what happened to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseEvent {

@@ -13,6 +13,7 @@
 //!
 //! Specifications: RFC 2131, 2132, 3442, 4702 (DHCPv4), RFC 8415, 3646, 4704 (DHCPv6), RFC 4861, 8106 (router advertisements), RFC 1035, 6891, 7766 (DNS).
 
+mod alarm;
 mod confinement;
 pub mod control;
 mod database;

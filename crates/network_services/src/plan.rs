@@ -7,7 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hickory_proto::rr::Name;
 
 use crate::description::{
-    DEFAULT_LEASE, Description, Host, HostRecord, OptionValue, OwnAddress, Range, ServiceRecord, TextRecord,
+    DEFAULT_LEASE, Description, Host, HostRecord, LeaseTime, OptionValue, OwnAddress, Range, ServiceRecord,
+    TextRecord,
 };
 use crate::mac::{MacAddress, bytes_of};
 use crate::pool::{Supply, number};
@@ -198,6 +199,10 @@ fn unique_hosts<A: Into<IpAddr> + Copy + Debug>(
         {
             return Err(format!("{:?} can't be a guest's name", shortened(name)));
         }
+        if matches!(host.lease, Some(LeaseTime::Seconds(seconds)) if seconds < 60 || seconds == u32::MAX) {
+            let own = host.address.map(|address| format!(" of {}", address.into())).unwrap_or_default();
+            return Err(format!("the lease of a host{own}: 60 s at least, or for ever"));
+        }
         if host.mac.is_none() && host.client_id.is_none() && host.name.is_none() {
             return Err(format!("the host with address {:?} is known by nothing", host.address));
         }
@@ -241,7 +246,7 @@ fn options(description: &Description) -> Result<(), String> {
     let mut length = 0;
     for (number, value) in &dhcp.options {
         // What only the server itself can say: addresses, times, kinds of messages.
-        if matches!(number, 0 | 50..=59 | 61 | 81 | 82 | 255) {
+        if matches!(number, 0 | 50..=59 | 61 | 80..=82 | 255) {
             return Err(format!("option {number} of DHCP can't be chosen"));
         }
         let bytes =
@@ -300,6 +305,8 @@ fn names(description: &Description, domain: Option<&Name>) -> Result<(), String>
     many("hardware addresses of machines", description.machines.values().map(Vec::len).sum())?;
     let Some(dns) = &description.dns else { return Ok(()) };
     few("forwarders", dns.forwarders.len())?;
+    few("subnets", dns.foreign_pointers.len())?;
+    dns.foreign_pointers.iter().try_for_each(own_address)?;
     many("records", dns.hosts.len() + dns.texts.len() + dns.services.len())?;
     many("names", dns.hosts.iter().map(|host| host.names.len()).sum())?;
     for forwarder in &dns.forwarders {
@@ -369,6 +376,18 @@ pub(crate) fn label(name: &str) -> Option<String> {
     sound.then(|| first.to_ascii_lowercase())
 }
 
+/// Labels as a name in a message (RFC 1035, section 3.1).
+pub(crate) fn encoded<'a>(labels: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in labels {
+        // A label has 63 bytes at most.
+        bytes.extend(u8::try_from(label.len()));
+        bytes.extend(label);
+    }
+    bytes.push(0);
+    bytes
+}
+
 fn uuid(text: &str) -> Option<[u8; 16]> {
     let digits: String = text.chars().filter(|c| *c != '-').collect();
     if text.len() > 36 || digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -416,7 +435,7 @@ impl<A: Into<IpAddr> + Copy> Hosts<A> {
                 .collect(),
             by_name: numbered()
                 .filter(|(_, host)| unnamed(host))
-                .filter_map(|(place, host)| Some((label(host.name.as_ref()?)?, place)))
+                .filter_map(|(place, host)| Some((host.label()?, place)))
                 .collect(),
             hosts: hosts.to_vec(),
         }
@@ -431,8 +450,30 @@ impl<A: Into<IpAddr> + Copy> Hosts<A> {
     }
 }
 
-/// For how long an address is given, seconds; none for ever. One outside of the ranges, a reserved one, is given as those of the first.
-pub(crate) fn lease_seconds<A: PartialOrd>(ranges: &[Range<A>], address: A) -> Option<u32> {
+impl<A: Into<IpAddr> + Copy> Host<A> {
+    /// The address that is nobody else's.
+    pub(crate) fn reserved(&self) -> Option<u128> {
+        self.address.map(|address| number(address.into()))
+    }
+
+    /// What the guest is called, if that can be a host's name.
+    pub(crate) fn label(&self) -> Option<String> {
+        label(self.name.as_ref()?)
+    }
+}
+
+/// For how long an address is given, seconds; none for ever. What is said of the host comes first. An address outside of the ranges, a
+/// reserved one, is given as those of the first.
+pub(crate) fn lease_seconds<A: PartialOrd>(
+    ranges: &[Range<A>],
+    host: Option<&Host<A>>,
+    address: A,
+) -> Option<u32> {
+    match host.and_then(|host| host.lease) {
+        Some(LeaseTime::Forever) => return None,
+        Some(LeaseTime::Seconds(seconds)) => return Some(seconds),
+        None => {}
+    }
     let range = ranges.iter().find(|range| (&range.start..=&range.end).contains(&&address));
     range.or_else(|| ranges.first()).map_or(Some(DEFAULT_LEASE), |range| range.lease_seconds)
 }
@@ -459,11 +500,7 @@ pub(crate) fn supply<A: Into<IpAddr> + Copy>(
     Supply {
         ranges: sorted,
         never,
-        reserved: hosts
-            .iter()
-            .filter_map(|host| host.address)
-            .map(|address| number(address.into()))
-            .collect(),
+        reserved: hosts.iter().filter_map(Host::reserved).collect(),
         version4: address.is_ipv4(),
     }
 }

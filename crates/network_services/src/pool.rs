@@ -89,6 +89,8 @@ pub(crate) struct Pool {
     quarantine: HashMap<u128, u64>,
     /// Until when it is known that no address is free, without looking again.
     full_until: u64,
+    /// Before this nothing ends: no lease, no offer and no quarantine; none if nothing of it is there.
+    next_end: Option<u64>,
 }
 
 impl Pool {
@@ -102,6 +104,7 @@ impl Pool {
             offer_of: HashMap::new(),
             quarantine: HashMap::new(),
             full_until: 0,
+            next_end: None,
         };
         for lease in remembered.into_iter().take(MOST_LEASES) {
             let address = number(lease.address);
@@ -110,6 +113,7 @@ impl Pool {
             }
             pool.of_holder.insert(lease.holder(), address);
             let in_force = !lease.is_over(now);
+            pool.ends_at(lease.expires.filter(|_| in_force));
             pool.leases.insert(address, Entry { lease, in_force });
         }
         pool
@@ -179,8 +183,13 @@ impl Pool {
         });
         let address = known.or_else(|| self.new_address(holder, now))?;
         self.withdraw(holder);
-        self.offers.insert(address, (holder, now.saturating_add(OFFERED)));
+        let until = now.saturating_add(OFFERED);
+        // One that is over may still be there, of somebody whom nothing is kept for any more.
+        if let Some((former, _)) = self.offers.insert(address, (holder, until)) {
+            self.offer_of.remove(&former);
+        }
         self.offer_of.insert(holder, address);
+        self.ends_at(Some(until));
         Some(address)
     }
 
@@ -263,6 +272,7 @@ impl Pool {
             _ => {}
         }
         self.of_holder.insert(holder, address);
+        self.ends_at(lease.expires);
         self.leases.insert(address, Entry { lease: lease.clone(), in_force: true });
         events.push(LeaseEvent { change, lease });
         events
@@ -302,12 +312,27 @@ impl Pool {
             return Vec::new();
         }
         self.withdraw(holder);
-        self.quarantine.insert(address, now.saturating_add(QUARANTINED));
+        let until = now.saturating_add(QUARANTINED);
+        self.quarantine.insert(address, until);
+        self.ends_at(Some(until));
         self.forget(address)
+    }
+
+    /// When something ends next, seconds since 1970, or sooner; none if nothing does.
+    pub(crate) fn next_end(&self) -> Option<u64> {
+        self.next_end
+    }
+
+    /// Something ends then.
+    fn ends_at(&mut self, end: Option<u64>) {
+        self.next_end = self.next_end.into_iter().chain(end).min();
     }
 
     /// Ends what is over, and drops offers that nobody took.
     pub(crate) fn expire(&mut self, now: u64) -> Vec<LeaseEvent> {
+        if self.next_end.is_none_or(|end| end > now) {
+            return Vec::new();
+        }
         let offer_of = &mut self.offer_of;
         self.offers.retain(|_, (holder, until)| {
             let stays = *until > now;
@@ -322,6 +347,10 @@ impl Pool {
             entry.in_force = false;
             events.push(LeaseEvent { change: LeaseChange::Expired, lease: entry.lease.clone() });
         }
+        let in_force = self.leases.values().filter(|entry| entry.in_force);
+        let leases = in_force.filter_map(|entry| entry.lease.expires);
+        let offers = self.offers.values().map(|(_, until)| *until);
+        self.next_end = leases.chain(offers).chain(self.quarantine.values().copied()).min();
         events
     }
 }

@@ -15,17 +15,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Semaphore, broadcast};
 
+use crate::alarm::Alarm;
 use crate::confinement::{self, ConfinementError};
-use crate::control::{Answer, Lines, Request, write_line};
+use crate::control::{Answer, LONGEST, Lines, Request, write_line};
 use crate::database::{self, DatabaseError, Opened};
 use crate::description::Description;
 use crate::lease::LeaseEvent;
 use crate::plan::{DescriptionError, Plan};
 use crate::service::Service;
 use crate::sockets::{SocketError, Sockets};
-
-/// Longest description, bytes.
-const LONGEST: u64 = 64 << 20;
 
 /// Most connections of daemons at a time.
 const CONNECTIONS: usize = 32;
@@ -138,7 +136,8 @@ async fn run(plan: Plan, opened: Opened, control: &Path) -> Result<(), ServeErro
     let leases = std::mem::take(&mut opened.leases);
     let database = opened.start()?;
     tracing::info!("network {:?} is served", plan.description.name);
-    let (service, mut tasks) = Service::start(plan, &leases, sockets, database);
+    let alarm = Alarm::new().map_err(host(control, "have a clock"))?;
+    let (service, mut tasks) = Service::start(plan, &leases, sockets, database, alarm);
     tasks.spawn(accept(Arc::clone(&service), listener, owner));
     // Whoever started it may not listen.
     let _ = writeln!(io::stdout(), "ready");

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, encoded};
 
 /// Time between two that nobody asked for, seconds: the longest that is usual.
 pub(crate) const INTERVAL: u64 = 600;
@@ -73,12 +73,7 @@ pub(crate) fn advertisement(plan: &Plan, ending: bool) -> Option<Vec<u8>> {
         }
         if let Some(domain) = &plan.domain {
             // RFC 8106, section 5.2: the name, filled up to a multiple of 8 bytes.
-            let mut name: Vec<u8> = Vec::new();
-            for label in domain.iter() {
-                name.extend(u8::try_from(label.len()));
-                name.extend(label);
-            }
-            name.push(0);
+            let mut name = encoded(domain.iter());
             name.resize(name.len().next_multiple_of(8), 0);
             message.extend([31, u8::try_from(name.len() / 8).unwrap_or(0) + 1, 0, 0]);
             message.extend(lifetime.to_be_bytes());

@@ -13,13 +13,14 @@ use platform::guest_warn;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::alarm::Alarm;
 use crate::control::Status;
 use crate::database::Database;
 use crate::description::Description;
 use crate::dhcpv4::{Datagram4, Dhcp4Server};
 use crate::dhcpv6::Dhcp6Server;
 use crate::dns::DnsServer;
-use crate::lease::{Lease, LeaseEvent};
+use crate::lease::{Lease, LeaseChange, LeaseEvent};
 use crate::mac::MacAddress;
 use crate::packet_socket::LONGEST;
 use crate::packets::{self, Carried};
@@ -56,6 +57,8 @@ struct State {
     plan: Arc<Plan>,
     dhcp4: Option<Dhcp4Server>,
     dhcp6: Option<Dhcp6Server>,
+    /// What the alarm is set to.
+    awaited: Option<u64>,
 }
 
 impl State {
@@ -81,6 +84,7 @@ pub(crate) struct Service {
     commits: mpsc::Sender<Commit>,
     subscribers: broadcast::Sender<LeaseEvent>,
     replanned: Notify,
+    alarm: Alarm,
 }
 
 /// Seconds since 1970.
@@ -95,6 +99,7 @@ impl Service {
         leases: &[Lease],
         sockets: Sockets,
         database: Database,
+        alarm: Alarm,
     ) -> (Arc<Self>, JoinSet<()>) {
         let plan = Arc::new(plan);
         let now = now();
@@ -102,6 +107,7 @@ impl Service {
             dhcp4: Dhcp4Server::new(&plan, leases.iter().cloned(), now),
             dhcp6: Dhcp6Server::new(&plan, leases.iter().cloned(), now),
             plan: Arc::clone(&plan),
+            awaited: None,
         };
         let Sockets { dhcp4, version6, dns: dns_sockets } = sockets;
         let dns = dns_sockets.as_ref().map(|_| Arc::new(DnsServer::new(&plan, state.leases())));
@@ -116,7 +122,9 @@ impl Service {
             commits,
             subscribers: broadcast::Sender::new(BEHIND),
             replanned: Notify::new(),
+            alarm,
         });
+        service.set_alarm(&mut service.state.lock());
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(&service).follow_commits(committed));
         tasks.spawn(Arc::clone(&service).expire());
@@ -137,15 +145,14 @@ impl Service {
     async fn follow_commits(self: Arc<Self>, mut commits: mpsc::Receiver<Commit>) {
         while let Some(Commit { receipt, events, then }) = commits.recv().await {
             let written = receipt.await.unwrap_or(false);
-            if written {
-                for event in events {
-                    if let Some(dns) = &self.dns {
-                        dns.follow(&event);
-                    }
-                    if event.change != crate::lease::LeaseChange::Forgotten {
-                        // Nobody has to listen.
-                        let _ = self.subscribers.send(event);
-                    }
+            // What has ended has ended, even if the database can't be told: the address may be another's soon.
+            for event in events.into_iter().filter(|event| written || event.change.is_end()) {
+                if let Some(dns) = &self.dns {
+                    dns.follow(&event);
+                }
+                if event.change != LeaseChange::Forgotten {
+                    // Nobody has to listen.
+                    let _ = self.subscribers.send(event);
                 }
             }
             then(written);
@@ -161,17 +168,30 @@ impl Service {
         permit.send(Commit { receipt, events, then });
     }
 
+    /// Has the alarm ring when something ends next. To be called after what may have made something end sooner.
+    fn set_alarm(&self, state: &mut State) {
+        let next = state.pools().filter_map(|pool| pool.next_end()).min();
+        if next == state.awaited {
+            return;
+        }
+        state.awaited = next;
+        if let Err(error) = self.alarm.set(next) {
+            guest_warn!("the end of leases can't be waited for: {error}");
+        }
+    }
+
     async fn expire(self: Arc<Self>) {
-        let mut clock = tokio::time::interval(Duration::from_secs(1));
-        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            clock.tick().await;
+            pause(self.alarm.rings().await).await;
             let Ok(permit) = self.commits.reserve().await else { return };
             let mut events = Vec::new();
             {
                 let mut state = self.state.lock();
                 let now = now();
                 events.extend(state.pools().flat_map(|pool| pool.expire(now)));
+                // It has rung, and rings no more by itself.
+                state.awaited = None;
+                self.set_alarm(&mut state);
             }
             self.commit(permit, events, Box::new(drop));
         }
@@ -197,7 +217,9 @@ impl Service {
                     }
                     Ok(())
                 };
-                answer()
+                let received = answer();
+                self.set_alarm(&mut state);
+                received
             };
             send4(socket, &at_once);
             let service = Arc::clone(&self);
@@ -244,7 +266,9 @@ impl Service {
                     }
                     Ok(())
                 };
-                answer()
+                let received = answer();
+                self.set_alarm(&mut state);
+                received
             };
             send6(socket, &at_once);
             for guest in solicitors {
@@ -333,12 +357,8 @@ impl Service {
         let plan = Arc::new(description.check().map_err(|error| error.to_string())?);
         let mut state = self.state.lock();
         fixed(&state.plan, &plan)?;
-        if let Some(server) = &mut state.dhcp4 {
-            server.replan(&plan);
-        }
-        if let Some(server) = &mut state.dhcp6 {
-            server.replan(&plan);
-        }
+        state.dhcp4 = state.dhcp4.take().and_then(|server| Dhcp4Server::of(&plan, server.pool));
+        state.dhcp6 = state.dhcp6.take().and_then(|server| Dhcp6Server::of(&plan, server.pool));
         if let Some(dns) = &self.dns {
             dns.replan(&plan);
         }
@@ -436,5 +456,45 @@ impl Solicited {
         }
         self.count = self.count.saturating_add(1);
         self.count <= SOLICITATIONS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dns::answer_of;
+
+    /// The database goes away after the first lease.
+    #[tokio::test]
+    async fn a_name_is_gone_with_its_lease_even_if_the_end_can_not_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("leases.sqlite");
+        let description: Description = serde_json::from_str(include_str!("plan/everything.json")).unwrap();
+        let plan = description.check().unwrap();
+        let lease = Lease {
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            address: "10.7.0.150".parse().unwrap(),
+            prefix: 24,
+            hostname: Some("guest".into()),
+            client_id: None,
+            iaid: None,
+            since: 1,
+            expires: None,
+        };
+        let opened = crate::database::open(&path).unwrap();
+        opened.lose();
+        let dns = DnsSockets { datagrams: Vec::new(), listeners: Vec::new(), port: 53 };
+        let sockets = Sockets { dhcp4: None, version6: None, dns: Some(dns) };
+        let database = opened.start().unwrap();
+        let alarm = Alarm::new().unwrap();
+        let (service, _tasks) = Service::start(plan, std::slice::from_ref(&lease), sockets, database, alarm);
+        let (known, mut events) = service.subscribe();
+        assert_eq!(known, std::slice::from_ref(&lease));
+        let named = || answer_of(service.dns.as_ref().unwrap(), "guest.").contains("10.7.0.150");
+        assert!(named());
+        assert!(service.release(lease.mac).await.is_err(), "it is not on stable storage");
+        assert_eq!(events.try_recv().unwrap().change, LeaseChange::Released);
+        assert!(!named());
+        assert_eq!(service.leases(), []);
     }
 }

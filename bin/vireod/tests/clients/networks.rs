@@ -302,3 +302,186 @@ fn a_network_starts_outlives_the_daemon_and_leaves_nothing() {
     assert_eq!(std::fs::read_dir(place.path("state/networks")).unwrap().count(), 0);
     drop(vireod);
 }
+
+/// The process that serves a network, as its lock says.
+fn served_by(place: &Place, network: &str) -> u32 {
+    let uuid = place.ok(&["net-uuid", network]);
+    let lock = place.path("state/networks").join(uuid.trim()).join("leases.lock");
+    // Nothing is written there for a moment when another begins.
+    std::fs::read_to_string(lock).unwrap().trim().parse().unwrap_or(0)
+}
+
+/// The process that serves a network after another has ended.
+fn served_after(place: &Place, network: &str, before: u32) -> u32 {
+    let mut now = before;
+    until("another process serves the network", || {
+        now = served_by(place, network);
+        now != 0 && now != before && place.virsh(&["net-dhcp-leases", network]).status.success()
+    });
+    now
+}
+
+/// Asks again until it is so.
+fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !so() {
+        assert!(std::time::Instant::now() < deadline, "it never happens that {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn is_there(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+#[test]
+fn services_that_end_by_themselves_are_there_again_and_end_with_their_network() {
+    let place = Place::new();
+    let Some(vireod) = apart(&place) else { return };
+    define(&place, "n");
+    place.ok(&["net-start", "n"]);
+    // By the daemon that started them, twice; the second time it waits a little.
+    let mut before = served_by(&place, "n");
+    for _ in 0..2 {
+        kill(before);
+        let after = served_after(&place, "n", before);
+        assert!(!is_there(before), "it is waited for");
+        before = after;
+    }
+    let log = vireod.log();
+    assert_eq!(log.matches("services of network 'n' were ended by signal 9").count(), 2, "{log}");
+    // By a daemon that has found them.
+    let namespace = File::open(format!("/proc/{before}/ns/net")).unwrap();
+    vireod.kill();
+    let vireod = again(&place, &namespace);
+    place.ok(&["net-list"]);
+    assert_eq!(served_by(&place, "n"), before);
+    kill(before);
+    // And by one that finds them gone.
+    let before = served_after(&place, "n", before);
+    vireod.kill();
+    kill(before);
+    let _vireod = again(&place, &namespace);
+    let last = served_after(&place, "n", before);
+    place.ok(&["net-destroy", "n"]);
+    assert!(!is_there(last));
+}
+
+/// A daemon in a namespace of another, which has ended.
+fn again(place: &Place, namespace: &File) -> Vireod {
+    use std::os::fd::AsRawFd;
+    let daemon = place.command();
+    let mut command = Command::new("nsenter");
+    let namespace = format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+    command.arg(namespace).arg("--").arg(daemon.get_program()).args(daemon.get_args());
+    Vireod::start(command, place.path("log"))
+}
+
+#[test]
+fn names_are_answered_beside_another_program_on_their_port_also_after_repairs() {
+    let place = Place::new();
+    let Some(vireod) = apart(&place) else { return };
+    if Command::new("dig").arg("-v").output().is_err() {
+        eprintln!("skipped: there is no program dig (tools/install-dependencies)");
+        return;
+    }
+    let namespace = File::open(format!("/proc/{}/ns/net", vireod.child.id())).unwrap();
+    let inside = |line: &str| {
+        use std::os::fd::AsRawFd;
+        let net = format!("--net=/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
+        said(Command::new("nsenter").arg(net).args(["sh", "-ec", line])).out
+    };
+    // Who listens at all addresses of both families, and says nothing.
+    inside("ip link set lo up");
+    let others = {
+        use std::os::fd::AsFd;
+        std::thread::scope(|scope| {
+            let bound = std::thread::Builder::new().spawn_scoped(scope, || {
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).unwrap();
+                let all = "[::]:53";
+                (std::net::UdpSocket::bind(all).unwrap(), std::net::TcpListener::bind(all).unwrap())
+            });
+            bound.unwrap().join().unwrap()
+        })
+    };
+    let document = "<network><name>n</name><forward mode='nat'/><bridge name='vt-dns'/>\
+        <dns><host ip='10.77.3.9'><hostname>nine</hostname></host></dns>\
+        <ip address='10.77.3.1' netmask='255.255.255.0'/>\
+        <ip family='ipv6' address='fd00:77:3::1' prefix='64'/></network>";
+    place.ok(&["net-create", &place.write("n.xml", document)]);
+    // A port, without which the kernel does not make sure of the address.
+    inside("ip link add p0 type veth peer name g0; ip link set p0 master vt-dns up; ip link set g0 up");
+    until("the address can be used", || !inside("ip -6 address show dev vt-dns").contains("tentative"));
+    let answers = |when: &str| {
+        for server in ["10.77.3.1", "fd00:77:3::1"] {
+            for how in ["+notcp", "+tcp"] {
+                let line = format!("dig +short +tries=1 +time=5 {how} @{server} nine || true");
+                assert_eq!(inside(&line).trim(), "10.77.3.9", "{when}: {server} {how}");
+            }
+        }
+        let rules = inside("nft list ruleset");
+        assert!(rules.matches(":15353").count() >= 4, "{when}: {rules}");
+    };
+    answers("at once");
+    // Its services die: the rules lead to whichever port the others have.
+    let before = served_by(&place, "n");
+    kill(before);
+    served_after(&place, "n", before);
+    answers("after the end of the services");
+    inside("nft flush ruleset");
+    until("rules are put back", || inside("nft list ruleset").contains("15353"));
+    answers("after a flush");
+    vireod.kill();
+    inside("nft flush ruleset");
+    let _vireod = again(&place, &namespace);
+    place.ok(&["net-list"]);
+    until("rules are put back", || inside("nft list ruleset").contains("15353"));
+    answers("by another daemon");
+    // A change of what runs keeps it so.
+    place.ok(&["net-update", "n", "add", "dns-txt", "<txt name='a' value='b'/>", "--live"]);
+    answers("after a change");
+    place.ok(&["net-destroy", "n"]);
+    assert_eq!(inside("nft list ruleset"), "");
+    drop(others);
+}
+
+#[test]
+fn what_can_not_run_is_refused_when_it_is_defined_and_a_failed_start_leaves_nothing() {
+    let place = Place::new();
+    let Some(_vireod) = apart(&place) else { return };
+    let document = |part: &str| {
+        format!(
+            "<network><name>n</name><forward mode='nat'/>{part}\
+             <ip address='10.77.4.1' netmask='255.255.255.0' localPtr='yes'><dhcp>\
+             <range start='10.77.4.2' end='10.77.4.9'/>\
+             <host mac='52:54:00:00:00:01' ip='10.77.4.20'><lease expiry='0'/></host></dhcp></ip></network>"
+        )
+    };
+    // It can never be.
+    let narrow = document("<mtu size='500'/>");
+    place.fails(&["net-define", &place.write("bad.xml", narrow)], &["an MTU of 500 is too small"]);
+    // It could be elsewhere: it is kept, and does not start.
+    let trusting = document("").replace("<network>", "<network trustGuestRxFilters='yes'>");
+    let file = place.write("trusting.xml", trusting);
+    place.ok(&["net-define", &file]);
+    place.fails(&["net-start", "n"], &["leave 'trustGuestRxFilters' out"]);
+    place.ok(&["net-undefine", "n"]);
+    // A process that can't be: what it would need is somebody else's.
+    let uuid = "5ec2e3a0-0000-4000-8000-0123456789ab";
+    let network = document(&format!("<uuid>{uuid}</uuid>"));
+    let leases = place.path("state/networks").join(uuid);
+    std::fs::create_dir_all(leases.join("leases.sqlite")).unwrap();
+    let file = place.write("n.xml", &network);
+    place.fails(&["net-create", &file], &["the process of its services ended at once: "]);
+    assert!(!leases.exists(), "nobody knows of it");
+    place.ok(&["net-create", &file]);
+    let served = served_by(&place, "n");
+    place.ok(&["net-destroy", "n"]);
+    assert!(!is_there(served) && !leases.exists());
+}

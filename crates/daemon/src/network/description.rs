@@ -6,7 +6,9 @@
 //! | `bridge` with a bridge's name | somebody else's bridge |
 //! | `bridge` with interfaces, `private`, `vepa`, `passthrough` | macvtap |
 //! | `bridge/@delay='0'` with `stp='on'` | no spanning tree: the kernel has none without a delay, and guests would get no address for twice that long |
-//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `vlan`, `spoofing` that is not allowed | refused: nothing here does it |
+//! | `network/@ipv6='yes'` | always so: what passes from port to port of a bridge is no matter of the host's addresses |
+//! | `ip/@localPtr` | `no` has others asked for names of the subnet's addresses that nobody here has; nobody is asked otherwise |
+//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `trustGuestRxFilters`, `vlan`, `spoofing` that is not allowed | refused: nothing here does it |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -25,7 +27,7 @@ use network_services::description::{self as served, Description};
 use super::NetworkError;
 
 /// Where name servers are asked.
-const DNS_PORT: u16 = 53;
+pub(crate) const DNS_PORT: u16 = 53;
 
 /// Length of prefixes that guests make addresses of (RFC 4862, 5.5.3).
 const AUTONOMOUS: u8 = 64;
@@ -36,8 +38,12 @@ fn unsupported<T>(text: impl Into<String>) -> Result<T, NetworkError> {
 
 /// The network on the host.
 pub(crate) fn host(definition: &Definition) -> Result<Network, NetworkError> {
+    refuse(definition, definition.name.as_deref().unwrap_or_default())?;
+    made(definition)
+}
+
+fn made(definition: &Definition) -> Result<Network, NetworkError> {
     let name = definition.name.clone().unwrap_or_default();
-    refuse(definition, &name)?;
     let uuid = uuid::Uuid::from_bytes(definition.uuid.unwrap_or_default().0);
     let bridge = definition.bridge_name().unwrap_or_default();
     let mut network = Network::new(name, uuid, bridge, kind(definition));
@@ -72,9 +78,21 @@ pub(crate) fn host(definition: &Definition) -> Result<Network, NetworkError> {
     });
     network.forwards = forwards.collect();
     let dhcp = definition.ips.iter().any(|ip| ip.dhcp.is_some());
-    network.services = Services { dhcp, dns: names_are_served(definition) };
+    network.services = Services { dhcp, dns: names_are_served(definition), dns_port: None };
     network.check().map_err(|error| NetworkError::Unsupported(error.to_string()))?;
     Ok(network)
+}
+
+/// The same network, whose names are answered at this port of its addresses rather than at port 53.
+pub(crate) fn with_names_at(mut network: Network, dns_port: Option<u16>) -> Network {
+    network.services.dns_port = dns_port;
+    network
+}
+
+/// Refuses a definition that contradicts itself. What is only not done here is refused when the network starts.
+pub(crate) fn check(definition: &Definition) -> Result<(), NetworkError> {
+    made(definition)?;
+    services(definition).map(drop)
 }
 
 /// What nobody here does.
@@ -107,6 +125,14 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
     {
         return unsupported(format!(
             "network '{name}': guests are not held to their own addresses yet: leave 'spoofing' out, or allow it"
+        ));
+    }
+    let trusts = |trusted: Option<YesNo>| trusted == Some(YesNo::Yes);
+    if trusts(definition.trust_guest_rx_filters)
+        || definition.port_groups.iter().any(|group| trusts(group.trust_guest_rx_filters))
+    {
+        return unsupported(format!(
+            "network '{name}': what guests want to receive is not taken over by the host: leave 'trustGuestRxFilters' out"
         ));
     }
     if definition.vlan.is_some() || definition.port_groups.iter().any(|group| group.vlan.is_some()) {
@@ -217,7 +243,6 @@ pub(crate) fn services(definition: &Definition) -> Result<Option<Description>, N
         let ip = definition.ips.iter().find(|ip| ip.address.0.is_ipv6() == ipv6 && ip.dhcp.is_some());
         ip.and_then(|ip| ip.dhcp.as_ref())
     };
-    let own = |ip: &Ip| served::OwnAddress { address: ip.address.0, prefix: ip.prefix_length().unwrap_or(0) };
     let description = Description {
         name: definition.name.clone().unwrap_or_default(),
         uuid: definition.uuid.unwrap_or_default().to_string(),
@@ -238,6 +263,10 @@ pub(crate) fn services(definition: &Definition) -> Result<Option<Description>, N
     let checked = description.clone().check();
     checked.map_err(|error| NetworkError::Unsupported(error.to_string()))?;
     Ok(Some(description))
+}
+
+fn own(ip: &Ip) -> served::OwnAddress {
+    served::OwnAddress { address: ip.address.0, prefix: ip.prefix_length().unwrap_or(0) }
 }
 
 fn seconds(lease: Option<&Lease>) -> Option<u32> {
@@ -293,6 +322,10 @@ fn hosts<A>(dhcp: &Dhcp, address: impl Fn(Option<IpAddr>) -> Option<A>) -> Vec<s
         client_id: host.id.clone(),
         name: host.name.clone(),
         address: address(host.ip),
+        lease: host.lease.as_ref().map(|lease| match lease.seconds() {
+            Some(seconds) => served::LeaseTime::Seconds(seconds),
+            None => served::LeaseTime::Forever,
+        }),
     };
     dhcp.hosts.iter().map(host).collect()
 }
@@ -356,6 +389,7 @@ fn dns(definition: &Definition) -> served::Dns {
         .texts
         .iter()
         .filter_map(|text| Some(served::TextRecord { name: text.name.clone()?, value: text.value.clone()? }));
+    let foreign = definition.ips.iter().filter(|ip| ip.local_ptr == Some(YesNo::No));
     served::Dns {
         forwarders: forwarders.collect(),
         forward: true,
@@ -363,5 +397,41 @@ fn dns(definition: &Definition) -> served::Dns {
         hosts: hosts.collect(),
         texts: texts.collect(),
         services: services.collect(),
+        foreign_pointers: foreign.map(own).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(attributes: &str, ip: &str) -> Definition {
+        let document = format!(
+            "<network {attributes}><name>n</name><bridge name='b0'/><ip address='10.0.0.1' prefix='24' {ip}</ip></network>"
+        );
+        Definition::parse(&document).unwrap()
+    }
+
+    #[test]
+    fn leases_of_hosts_and_names_of_addresses_are_as_the_definition_has_them() {
+        let dhcp = "<dhcp><host mac='52:54:00:00:00:01' ip='10.0.0.2'><lease expiry='0'/></host>\
+            <host mac='52:54:00:00:00:02' ip='10.0.0.3'><lease expiry='2' unit='hours'/></host>\
+            <host mac='52:54:00:00:00:03' ip='10.0.0.4'/></dhcp>";
+        let served = |local: &str| services(&definition("", &format!("{local}>{dhcp}"))).unwrap().unwrap();
+        let times: Vec<_> = served("").dhcp4.unwrap().hosts.iter().map(|host| host.lease).collect();
+        let two_hours = served::LeaseTime::Seconds(7200);
+        assert_eq!(times, [Some(served::LeaseTime::Forever), Some(two_hours), None]);
+        for (local, others) in [("", 0), ("localPtr='yes'", 0), ("localPtr='no'", 1)] {
+            assert_eq!(served(local).dns.unwrap().foreign_pointers.len(), others, "{local}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_done_here_can_be_defined_and_what_contradicts_itself_can_not() {
+        let trusting = definition("trustGuestRxFilters='yes'", ">");
+        assert!(host(&trusting).unwrap_err().to_string().contains("trustGuestRxFilters"));
+        check(&trusting).unwrap();
+        let outside = definition("", "><dhcp><range start='10.0.1.2' end='10.0.1.9'/></dhcp>");
+        assert!(check(&outside).unwrap_err().to_string().contains("10.0.1.2"));
     }
 }

@@ -10,6 +10,7 @@
 //! | `description` | what a definition means on this host |
 //! | `served` | the process that serves a network |
 //! | `running` | what runs: started, changed, stopped, found again |
+//! | `supervision` | the process of a network's services is there again when it has ended by itself |
 //! | `error` | why something can't be done |
 
 mod description;
@@ -17,6 +18,7 @@ pub(crate) mod error;
 pub(crate) mod registry;
 pub(crate) mod running;
 mod served;
+mod supervision;
 
 use std::sync::Arc;
 
@@ -45,7 +47,26 @@ pub(crate) struct Live {
     /// The definition that it was started from.
     pub(crate) document: Arc<Definition>,
     /// The process that serves it; none when nothing is served.
-    pub(crate) services: Option<ProcessIdentity>,
+    pub(crate) services: Option<Served>,
+}
+
+/// A process that serves a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Served {
+    /// The process.
+    #[serde(flatten)]
+    pub(crate) process: ProcessIdentity,
+    /// Where names are answered, if another program of the host has port 53.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) dns_port: Option<u16>,
+}
+
+impl Live {
+    /// The network on the host, with what its services need there.
+    pub(crate) fn on_host(&self) -> Result<host_network::Network, NetworkError> {
+        let dns_port = self.services.as_ref().and_then(|served| served.dns_port);
+        description::host(&self.document).map(|network| description::with_names_at(network, dns_port))
+    }
 }
 
 /// What the next daemon needs to find a network running.
@@ -54,7 +75,7 @@ struct LiveRecord {
     /// The document.
     document: String,
     /// The process that serves it.
-    services: Option<ProcessIdentity>,
+    services: Option<Served>,
 }
 
 /// A network as it is at one moment: defined, running, or both.

@@ -90,6 +90,7 @@ impl Networks {
     pub(crate) fn define(&self, store: &Store, document: &str) -> Result<Change, NetworkError> {
         let _order = self.writing.lock();
         let definition = self.read(document)?;
+        super::description::check(&definition)?;
         let network = Network::defined(definition.clone())?;
         let before = self.known(&network, &definition)?;
         let network = match &before {

@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use host_network::{HostNetwork, Options, Watcher};
 use libvirt_rpc::types::NetworkDhcpLease;
@@ -18,7 +18,8 @@ use libvirt_xml::{MacAddress, Uuid, Value};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use super::served::Places;
-use super::{Affected, Live, Network, NetworkError, Networks, description};
+use super::supervision::{self, Watched};
+use super::{Affected, Live, Network, NetworkError, Networks, Served, description};
 use crate::instance::Settings;
 use crate::machine_process::ProcessIdentity;
 use crate::store::Store;
@@ -55,7 +56,10 @@ pub(crate) struct Running {
     options: Options,
     /// Opened when it is needed first.
     host: OnceCell<Host>,
-    turn: Mutex<()>,
+    /// Held by whoever changes what runs. Whether the host is known to be as the store says: until then nothing is changed.
+    turn: Mutex<bool>,
+    /// Itself, for tasks that outlive a call.
+    own: Weak<Self>,
 }
 
 /// The host, and what puts rules back.
@@ -77,7 +81,7 @@ impl From<host_network::Error> for NetworkError {
 
 impl Running {
     /// Nothing runs yet; [`Self::find`] finds what does.
-    pub(crate) fn new(settings: &Settings, networks: Arc<Networks>, store: Arc<Store>) -> Self {
+    pub(crate) fn new(settings: &Settings, networks: Arc<Networks>, store: Arc<Store>) -> Arc<Self> {
         let runtime = settings.runtime_directory.join("networks");
         // Daemons beside each other have tables of their own, told apart by a digest of the directory.
         let digest = settings.runtime_directory.as_os_str().as_encoded_bytes().iter();
@@ -86,7 +90,7 @@ impl Running {
         });
         let usual = settings.runtime_directory == Path::new(USUAL);
         let table = if usual { TABLE.to_owned() } else { format!("{TABLE}_{digest:016x}") };
-        Self {
+        Arc::new_cyclic(|own| Self {
             networks,
             store,
             places: Places {
@@ -97,7 +101,8 @@ impl Running {
             options: Options { table, state: runtime },
             host: OnceCell::new(),
             turn: Mutex::default(),
-        }
+            own: own.clone(),
+        })
     }
 
     async fn host(&self) -> Result<&HostNetwork, NetworkError> {
@@ -123,9 +128,15 @@ impl Running {
         }
     }
 
-    /// Waits until nobody else changes what runs.
-    async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().await
+    /// Waits until nobody else changes what runs, and puts in order what is not: rules of all networks are made together, so a change of
+    /// one would take away those of others that are not known yet.
+    pub(super) async fn turn(&self) -> Result<MutexGuard<'_, bool>, NetworkError> {
+        let mut in_order = self.turn.lock().await;
+        if !*in_order {
+            self.put_in_order().await?;
+            *in_order = true;
+        }
+        Ok(in_order)
     }
 
     fn known(&self, uuid: Uuid) -> Result<Arc<Network>, NetworkError> {
@@ -136,40 +147,56 @@ impl Running {
     fn others(&self, uuid: Uuid) -> Vec<host_network::Network> {
         let all = self.networks.all();
         let others = all.iter().filter(|network| network.uuid() != uuid).filter_map(|network| network.live());
-        others.filter_map(|live| description::host(&live.document).ok()).collect()
+        others.filter_map(|live| live.on_host().ok()).collect()
     }
 
     /// Makes all of a network, or nothing.
-    async fn make(&self, uuid: Uuid, document: &Definition) -> Result<Option<ProcessIdentity>, NetworkError> {
-        let (wanted, services) = (description::host(document)?, description::services(document)?);
+    async fn make(&self, uuid: Uuid, document: Definition) -> Result<Live, NetworkError> {
+        let (wanted, services) = (description::host(&document)?, description::services(&document)?);
         let host = self.host().await?;
         host.check(&wanted, &self.others(uuid)).await?;
         host.start(&wanted).await?;
         self.watch();
-        let Some(services) = services else { return Ok(None) };
-        match self.places.start(uuid, &services).await {
-            Ok(identity) => Ok(Some(identity)),
-            Err(error) => {
-                if let Err(left) = host.stop(&wanted).await {
-                    tracing::warn!("what was made of network '{}' stays: {left}", wanted.name);
-                }
-                Err(error)
+        let mut live = Live { document: Arc::new(document), services: None };
+        let Some(services) = services else { return Ok(live) };
+        let made = match self.places.start(uuid, &services).await {
+            Ok(served) => {
+                let led = self.lead_names(&live, served.dns_port).await;
+                live.services = Some(served);
+                led
             }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            if let Err(left) = self.unmake(uuid, &live).await {
+                tracing::warn!("what was made of network '{}' stays: {left}", wanted.name);
+            }
+            return Err(error);
         }
+        Ok(live)
+    }
+
+    /// Leads questions for names to where they are answered now, if that is another port than before.
+    pub(super) async fn lead_names(&self, before: &Live, dns_port: Option<u16>) -> Result<(), NetworkError> {
+        let known = before.services.as_ref().and_then(|served| served.dns_port);
+        if known == dns_port {
+            return Ok(());
+        }
+        let wanted = description::with_names_at(before.on_host()?, dns_port);
+        self.host().await?.start(&wanted).await?;
+        Ok(())
     }
 
     /// Removes all of a network.
     async fn unmake(&self, uuid: Uuid, live: &Live) -> Result<(), NetworkError> {
-        if let Some(services) = &live.services {
-            self.places.end(uuid, services).await?;
-        }
-        self.host().await?.stop(&description::host(&live.document)?).await?;
+        self.places.end(uuid, live.services.as_ref().map(|served| &served.process)).await?;
+        self.host().await?.stop(&live.on_host()?).await?;
         Ok(())
     }
 
     /// Starts a network that is defined.
     pub(crate) async fn start(&self, uuid: Uuid) -> Result<Arc<Network>, NetworkError> {
-        let _turn = self.turn().await;
+        let _turn = self.turn().await?;
         let network = self.known(uuid)?;
         if network.is_active() {
             return Err(NetworkError::Invalid("network is already active".to_owned()));
@@ -185,7 +212,7 @@ impl Running {
 
     /// Starts a network that is forgotten when it ends, or a defined one with another document.
     pub(crate) async fn create(&self, document: &str) -> Result<Arc<Network>, NetworkError> {
-        let _turn = self.turn().await;
+        let _turn = self.turn().await?;
         let mut document = self.networks.read(document)?;
         let network = Network::transient(&document)?;
         let before = self.networks.known(&network, &document)?;
@@ -194,12 +221,16 @@ impl Running {
         }
         assign::start(&mut document);
         let checked = document.clone();
-        self.bring_up(network.uuid(), document, |before, live| {
+        let created = self.bring_up(network.uuid(), document, |before, live| {
             // Another may have been defined meanwhile.
             self.networks.known(&network, &checked)?;
             Ok(Some(before.unwrap_or(&network).with_live(live)))
-        })
-        .await
+        });
+        let created = created.await;
+        if created.is_err() && self.networks.by_uuid(network.uuid()).is_none() {
+            self.places.forget(network.uuid());
+        }
+        created
     }
 
     async fn bring_up(
@@ -208,15 +239,17 @@ impl Running {
         document: Definition,
         put: impl FnOnce(Option<&Network>, Live) -> Result<Option<Network>, NetworkError>,
     ) -> Result<Arc<Network>, NetworkError> {
-        let services = self.make(uuid, &document).await?;
-        let live = Live { document: Arc::new(document), services };
+        let live = self.make(uuid, document).await?;
         let put = self.networks.change(&self.store, uuid, |before| put(before, live.clone()));
         let remembered = match put {
             Ok(change) => self.networks.settle(change).await,
             Err(error) => Err(error),
         };
         match remembered {
-            Ok(after) => after.ok_or_else(|| NetworkError::Broken("a started network is gone".to_owned())),
+            Ok(after) => {
+                self.supervise(uuid, &live, 0);
+                after.ok_or_else(|| NetworkError::Broken("a started network is gone".to_owned()))
+            }
             Err(error) => {
                 if let Err(left) = self.unmake(uuid, &live).await {
                     tracing::warn!("what was made of network {uuid} stays: {left}");
@@ -228,7 +261,7 @@ impl Running {
 
     /// Stops a network.
     pub(crate) async fn stop(&self, uuid: Uuid) -> Result<(), NetworkError> {
-        let _turn = self.turn().await;
+        let _turn = self.turn().await?;
         let network = self.known(uuid)?;
         let Some(live) = network.live() else {
             return Err(NetworkError::Invalid(format!("network '{}' is not active", network.name())));
@@ -244,7 +277,8 @@ impl Running {
 
     /// Forgets a network's definition; what runs of it runs on.
     pub(crate) async fn undefine(&self, uuid: Uuid) -> Result<(), NetworkError> {
-        let _turn = self.turn().await;
+        // What runs is not touched, so it may be in any order.
+        let _turn = self.turn.lock().await;
         let change = self.networks.undefine(&self.store, uuid)?;
         if self.networks.settle(change).await?.is_none() {
             self.places.forget(uuid);
@@ -260,55 +294,63 @@ impl Running {
         flags: u32,
         edit: impl Fn(&Definition) -> Result<Definition, NetworkError>,
     ) -> Result<(), NetworkError> {
-        let _turn = self.turn().await;
+        let _turn = self.turn().await?;
         let network = self.known(uuid)?;
         let Affected { live, defined } = network.affected(flags)?;
+        let redefine = |network: &Network| -> Result<Option<Definition>, NetworkError> {
+            let definition = network.definition().filter(|_| defined).map(&edit).transpose()?;
+            definition.as_ref().map_or(Ok(()), description::check)?;
+            Ok(definition)
+        };
         // Whether the definition can be changed is found out before what runs is.
-        let definition = network.definition().filter(|_| defined).map(&edit).transpose()?;
-        if let Some(definition) = &definition {
-            description::host(definition)?;
-            description::services(definition)?;
-        }
+        redefine(&network)?;
         let before = network.live().filter(|_| live);
-        let document = before.map(|live| edit(&live.document)).transpose()?;
-        if let (Some(before), Some(document)) = (before, &document)
-            && let Err(error) = self.apply(uuid, &before.document, document).await
-        {
-            // What was done of it is taken back.
-            if let Err(left) = self.apply(uuid, document, &before.document).await {
-                tracing::error!("network '{}' stays as it was not to be: {left}", network.name());
+        let after = match before {
+            Some(before) => Some(Live { document: Arc::new(edit(&before.document)?), ..before.clone() }),
+            None => None,
+        };
+        let applied = match (before, &after) {
+            (Some(before), Some(after)) => self.apply(uuid, before, after).await,
+            _ => Ok(()),
+        };
+        let put = |network: &Network| {
+            if defined && !network.is_persistent() {
+                return Err(NetworkError::transient());
             }
-            return Err(error);
-        }
-        let change = self.networks.change_known(&self.store, uuid, |network| {
-            let mut after = network.clone();
-            if let (Some(live), Some(document)) = (network.live(), document.clone()) {
-                after = after.with_live(Live { document: Arc::new(document), ..live.clone() });
-            }
-            if definition.is_some() {
-                after = after.with_definition(definition);
-            }
-            Ok(Some(after))
-        })?;
-        let settled = self.networks.settle(change).await;
+            // It may have been defined anew meanwhile: that is what is changed.
+            let changed = match redefine(network)? {
+                Some(definition) => network.with_definition(Some(definition)),
+                None => network.clone(),
+            };
+            Ok(Some(match after.clone() {
+                Some(live) => changed.with_live(live),
+                None => changed,
+            }))
+        };
+        let change = applied.and_then(|()| self.networks.change_known(&self.store, uuid, put));
+        let settled = match change {
+            Ok(change) => self.networks.settle(change).await.map(drop),
+            Err(error) => Err(error),
+        };
+        // What was done of it is taken back.
         if settled.is_err()
-            && let (Some(before), Some(document)) = (before, &document)
-            && let Err(error) = self.apply(uuid, document, &before.document).await
+            && let (Some(before), Some(after)) = (before, &after)
+            && let Err(error) = self.apply(uuid, after, before).await
         {
             tracing::error!("network '{}' stays as it was not to be: {error}", network.name());
         }
-        settled.map(drop)
+        settled
     }
 
     /// Makes what runs by one document run by another.
-    async fn apply(&self, uuid: Uuid, before: &Definition, after: &Definition) -> Result<(), NetworkError> {
-        let (old, new) = (description::host(before)?, description::host(after)?);
-        let services = description::services(after)?;
+    async fn apply(&self, uuid: Uuid, before: &Live, after: &Live) -> Result<(), NetworkError> {
+        let (old, new) = (before.on_host()?, after.on_host()?);
+        let services = description::services(&after.document)?;
         if old != new {
             self.host().await?.start(&new).await?;
         }
         match services {
-            Some(services) if description::services(before)?.as_ref() != Some(&services) => {
+            Some(services) if description::services(&before.document)?.as_ref() != Some(&services) => {
                 self.places.change(uuid, &services).await
             }
             _ => Ok(()),
@@ -392,23 +434,9 @@ impl Running {
 
     /// Puts in order what runs, as the store says it, and starts what starts with the daemon.
     pub(crate) async fn find(&self) {
-        let turn = self.turn().await;
-        let (mut running, mut known) = (Vec::new(), Vec::new());
-        for network in self.networks.all() {
-            if let Some(live) = network.live() {
-                known.push(network.uuid());
-                match description::host(&live.document) {
-                    Ok(described) => running.push(described),
-                    Err(error) => tracing::error!("network '{}' is not as it was: {error}", network.name()),
-                }
-            }
+        if let Err(error) = self.turn().await.map(drop) {
+            tracing::error!("{error}: tried again before the next change of a network");
         }
-        self.places.end_others(&known).await;
-        // A host on which no network has been started is left alone. One that was started anew has lost what the store remembers.
-        if !known.is_empty() || self.options.state.exists() {
-            self.repair(running).await;
-        }
-        drop(turn);
         for network in
             self.networks.all().into_iter().filter(|network| network.autostart() && !network.is_active())
         {
@@ -418,18 +446,35 @@ impl Running {
         }
     }
 
-    async fn repair(&self, running: Vec<host_network::Network>) {
-        let repaired = match self.host().await {
-            Ok(host) => host.repair(&running, Vec::new()).await.map_err(NetworkError::from),
-            Err(error) => Err(error),
+    /// Makes the host what the store says. Fails when it can't even be asked: what runs is left as it is then.
+    async fn put_in_order(&self) -> Result<(), NetworkError> {
+        let all = self.networks.all();
+        let live: Vec<_> = all.iter().filter_map(|network| Some((network, network.live()?))).collect();
+        let (mut running, mut known) = (Vec::new(), Vec::new());
+        for (network, live) in &live {
+            known.push(network.uuid());
+            match live.on_host() {
+                Ok(described) => running.push(described),
+                Err(error) => tracing::error!("network '{}' is not as it was: {error}", network.name()),
+            }
+        }
+        self.places.end_others(&known).await;
+        // A host on which no network has been started is left alone. One that was started anew has lost what the store remembers.
+        if known.is_empty() && !self.options.state.exists() {
+            return Ok(());
+        }
+        let failed = match self.host().await?.repair(&running, Vec::new()).await {
+            Ok(failed) => failed,
+            // Who may not make networks has none, and hears of it from who tries.
+            Err(error) if known.is_empty() && error.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Ok(());
+            }
+            Err(error) => {
+                return Err(NetworkError::Host(format!("networks can't be put in order: {error}")));
+            }
         };
         self.watch();
-        let failed = repaired.unwrap_or_else(|error| {
-            tracing::error!("networks can't be put in order: {error}");
-            Vec::new()
-        });
-        for network in self.networks.all() {
-            let Some(live) = network.live() else { continue };
+        for (network, live) in live {
             let uuid = network.uuid();
             let on_host = failed.iter().find(|(failed, _)| failed.as_bytes() == &uuid.0);
             let result = match on_host {
@@ -441,38 +486,85 @@ impl Running {
                 self.gone(uuid, live).await;
             }
         }
+        Ok(())
     }
 
-    /// Sees to it that a running network is served.
+    /// Sees to it that a running network is served, and stays so.
     async fn serve_again(&self, uuid: Uuid, live: &Live) -> Result<(), NetworkError> {
         // What is not understood any more has lost its bridge.
         description::host(&live.document)?;
-        let Some(services) = description::services(&live.document)? else { return Ok(()) };
-        if let Some(identity) = &live.services {
-            if self.places.find(uuid, identity)?.is_some() {
-                // Its daemon may have died between telling it of a change and writing that down.
-                match self.places.change(uuid, &services).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => tracing::warn!("services of network {uuid} are started anew: {error}"),
+        let services = description::services(&live.document)?;
+        if let (Some(served), Some(services)) = (&live.services, services)
+            && self.places.find(uuid, &served.process)?.is_some()
+        {
+            // Its daemon may have died between telling it of a change and writing that down.
+            match self.places.change(uuid, &services).await {
+                Ok(()) => {
+                    self.supervise(uuid, live, 0);
+                    return Ok(());
                 }
+                Err(error) => tracing::warn!("services of network {uuid} are started anew: {error}"),
             }
-            // What it left behind.
-            self.places.end(uuid, identity).await?;
         }
-        let identity = self.places.start(uuid, &services).await?;
-        let change = self.networks.change_known(&self.store, uuid, |network| {
-            let live = network.live().ok_or_else(NetworkError::not_running)?;
-            Ok(Some(network.with_live(Live { services: Some(identity.clone()), ..live.clone() })))
-        });
-        let settled = match change {
-            Ok(change) => self.networks.settle(change).await.map(drop),
+        self.start_services(uuid, live, 0).await
+    }
+
+    /// Starts the services of a running network, whose process is gone, if it has any; after so many attempts in a row that did not last.
+    pub(super) async fn start_services(
+        &self,
+        uuid: Uuid,
+        live: &Live,
+        attempts: u32,
+    ) -> Result<(), NetworkError> {
+        let Some(services) = description::services(&live.document)? else { return Ok(()) };
+        // What the former left behind.
+        self.places.end(uuid, live.services.as_ref().map(|served| &served.process)).await?;
+        let served = self.places.start(uuid, &services).await?;
+        let process = served.process.clone();
+        let settled = match self.lead_names(live, served.dns_port).await {
+            Ok(()) => self.remember(uuid, served).await,
             Err(error) => Err(error),
         };
-        if settled.is_err() {
-            // Nobody would find it.
-            self.places.end(uuid, &identity).await?;
+        match settled {
+            Ok(live) => {
+                self.supervise(uuid, &live, attempts);
+                Ok(())
+            }
+            Err(error) => {
+                // Nobody would find it.
+                self.places.end(uuid, Some(&process)).await?;
+                Err(error)
+            }
         }
-        settled
+    }
+
+    /// Writes down who serves a running network.
+    async fn remember(&self, uuid: Uuid, served: Served) -> Result<Live, NetworkError> {
+        let change = self.networks.change_known(&self.store, uuid, |network| {
+            let live = network.live().ok_or_else(NetworkError::not_running)?;
+            Ok(Some(network.with_live(Live { services: Some(served), ..live.clone() })))
+        })?;
+        let after = self.networks.settle(change).await?;
+        let live = after.and_then(|after| after.live().cloned());
+        live.ok_or_else(NetworkError::not_running)
+    }
+
+    /// Has the services of a running network started again when they end by themselves.
+    fn supervise(&self, uuid: Uuid, live: &Live, attempts: u32) {
+        let Some(Served { process: identity, .. }) = live.services.clone() else { return };
+        match self.places.find(uuid, &identity) {
+            Ok(process) => {
+                supervision::begin(self.own.clone(), Watched { uuid, identity, process, attempts });
+            }
+            Err(error) => tracing::error!("services of network {uuid} are not watched: {error}"),
+        }
+    }
+
+    /// The running network that is served by this process, and not by another by now.
+    pub(super) fn served_by(&self, uuid: Uuid, process: &ProcessIdentity) -> Option<(Arc<Network>, Live)> {
+        let network = self.networks.by_uuid(uuid)?;
+        let live = network.live()?.clone();
+        live.services.as_ref().is_some_and(|served| served.process == *process).then_some((network, live))
     }
 
     /// A network that ran does not any more.

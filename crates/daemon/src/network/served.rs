@@ -1,7 +1,7 @@
 //! The process that serves one network: started, found again, told of changes, ended.
 //!
 //! It is this daemon's own program with another task (`vireod network-services`), outlives the daemon, and is known by its process number
-//! and the time at which it started. What belongs to it:
+//! and the time at which it started. Its end is seen by whoever [supervises](super::supervision) the network. What belongs to it:
 //!
 //! | place | what |
 //! |---|---|
@@ -15,14 +15,15 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use libvirt_xml::Uuid;
 use network_services::Control;
 use network_services::description::Description;
 
-use super::NetworkError;
+use super::description::DNS_PORT;
+use super::{NetworkError, Served};
 use crate::machine_process::{MachineProcess, ProcessIdentity};
 
 /// How long a new process may take until it serves guests: it opens sockets and a database.
@@ -78,11 +79,7 @@ impl Places {
     }
 
     /// Starts the process of a network and waits until it serves guests. On failure it is not left behind.
-    pub(crate) async fn start(
-        &self,
-        uuid: Uuid,
-        description: &Description,
-    ) -> Result<ProcessIdentity, NetworkError> {
+    pub(crate) async fn start(&self, uuid: Uuid, description: &Description) -> Result<Served, NetworkError> {
         let directory = self.of(uuid);
         let leases = self.state.join(uuid.to_string());
         make_directory(&directory)?;
@@ -98,7 +95,7 @@ impl Places {
         let path = directory.join("log");
         let log = File::create(&path).map_err(failed(&path, "make it"))?;
         let output = log.try_clone().map_err(failed(&path, "share it"))?;
-        let child = Command::new(&self.program)
+        let mut child = Command::new(&self.program)
             .arg("network-services")
             .arg("--description")
             .arg(directory.join("description"))
@@ -114,28 +111,48 @@ impl Places {
             .process_group(0)
             .spawn()
             .map_err(failed(&self.program, "start it"))?;
-        let pid = i32::try_from(child.id())
-            .map_err(io::Error::other)
-            .map_err(failed(&self.program, "number it"))?;
-        // It can't be gone from the process table: nobody has waited for it.
-        let identity = ProcessIdentity::of(pid).map_err(failed(&self.program, "look at it"))?;
-        let process = self.find(uuid, &identity)?;
-        let process =
-            process.ok_or_else(|| NetworkError::Host("the process of its services is gone".to_owned()))?;
+        let (process, identity) = match self.watched(uuid, &child) {
+            Ok(watched) => watched,
+            Err(error) => {
+                // It can't be watched, so it is nobody's: it goes, and is waited for, which takes no time then.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
         let heard = async {
             // The socket is there when guests are served.
-            while Control::connect(&socket).await.is_err() {
+            loop {
+                if let Ok(mut control) = Control::connect(&socket).await
+                    && let Ok(status) = control.status().await
+                {
+                    return status;
+                }
                 tokio::time::sleep(LOOK).await;
             }
         };
         let why = tokio::select! {
-            () = heard => return Ok(identity),
+            status = heard => {
+                let dns_port = status.dns_port.filter(|port| *port != DNS_PORT);
+                return Ok(Served { process: identity, dns_port });
+            }
             _ = process.ended() => "ended at once",
             () = tokio::time::sleep(PATIENCE) => "does not answer",
         };
         let said = process.last_words();
-        self.end(uuid, &identity).await?;
+        self.end(uuid, Some(&identity)).await?;
         Err(NetworkError::Host(format!("the process of its services {why}: {said}")))
+    }
+
+    /// A child of which nothing is known yet.
+    fn watched(&self, uuid: Uuid, child: &Child) -> Result<(MachineProcess, ProcessIdentity), NetworkError> {
+        let failed = |operation| failed(&self.program, operation);
+        let pid = i32::try_from(child.id()).map_err(io::Error::other).map_err(failed("number it"))?;
+        // It can't be gone from the process table: nobody has waited for it.
+        let identity = ProcessIdentity::of(pid).map_err(failed("look at it"))?;
+        let gone = || NetworkError::Host("the process of its services is gone".to_owned());
+        let process = self.find(uuid, &identity)?.ok_or_else(gone)?;
+        Ok((process, identity))
     }
 
     fn describe(&self, uuid: Uuid, description: &Description) -> Result<(), NetworkError> {
@@ -171,10 +188,15 @@ impl Places {
         in_time(&socket, async { Control::connect(&socket).await?.leases().await }).await
     }
 
-    /// Ends the process; it is asked first. Leases stay.
-    pub(crate) async fn end(&self, uuid: Uuid, identity: &ProcessIdentity) -> Result<(), NetworkError> {
+    /// Ends the process, if there is one, and removes what it had; it is asked first. Leases stay.
+    pub(crate) async fn end(
+        &self,
+        uuid: Uuid,
+        identity: Option<&ProcessIdentity>,
+    ) -> Result<(), NetworkError> {
         let directory = self.of(uuid);
-        if let Some(process) = self.find(uuid, identity)? {
+        let process = identity.map(|identity| self.find(uuid, identity)).transpose()?.flatten();
+        if let Some(process) = process {
             process.terminate().map_err(failed(&directory, "end its process"))?;
             if tokio::time::timeout(FAREWELL, process.ended()).await.is_err() {
                 tracing::warn!("{}: the process of its services does not end: killed", directory.display());
@@ -205,7 +227,7 @@ impl Places {
                 continue;
             };
             tracing::warn!("services of network {uuid}, which nobody remembers to run, are ended");
-            if let Err(error) = self.end(uuid, &identity).await {
+            if let Err(error) = self.end(uuid, Some(&identity)).await {
                 tracing::warn!("services of network {uuid}: {error}");
             }
         }

@@ -236,7 +236,7 @@ fn subnet(text: &str) -> Subnet {
 fn default_network(kind: Kind) -> Network {
     let mut network = Network::new("default", uuid(1), "virbr0", kind);
     network.addresses = vec![subnet("192.168.122.1/24")];
-    network.services = Services { dhcp: true, dns: true };
+    network.services = Services { dhcp: true, dns: true, dns_port: None };
     network
 }
 

@@ -218,3 +218,82 @@ fn a_link_is_taken_down_and_up_and_counts_what_passes() {
         assert!(error.contains("vnet99") && error.contains("no such interface"), "{error}");
     });
 }
+
+/// A question over UDP from this thread's namespace; the answer, if there is one.
+fn ask(address: SocketAddr) -> Option<Vec<u8>> {
+    let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    socket.connect(address).unwrap();
+    socket.send(b"who").unwrap();
+    let mut answer = [0; 16];
+    socket.recv(&mut answer).ok().map(|length| answer[..length].to_vec())
+}
+
+#[test]
+fn names_are_asked_where_they_are_answered_when_another_program_has_their_port() {
+    on_a_host(async |host: Host| {
+        let networks = host.networks();
+        // Of both families.
+        let others = (UdpSocket::bind("[::]:53").unwrap(), TcpListener::bind("[::]:53").unwrap());
+        for kind in [Kind::Nat(Nat::default()), Kind::Isolated, Kind::Open] {
+            let mut network = default_network(kind);
+            network.addresses.push(subnet("fd00:122::1/64"));
+            networks.start(&network).await.unwrap();
+            let guest = host.guest_of(&networks, &network, 10).await;
+            guest.sh("ip addr add fd00:122::10/64 dev eth0 nodad");
+            wait(|| !sh("ip addr show virbr0").contains("tentative"));
+            let own = ["192.168.122.1:15353", "[fd00:122::1]:15353"];
+            let servers = own.map(|own| (UdpSocket::bind(own).unwrap(), TcpListener::bind(own).unwrap()));
+            let asked = ["192.168.122.1:53", "[fd00:122::1]:53"].map(|asked| asked.parse().unwrap());
+            assert_eq!(
+                in_namespace_of(guest.process.id(), move || ask(asked[0])),
+                None,
+                "nobody leads there"
+            );
+            network.services.dns_port = Some(15_353);
+            networks.start(&network).await.unwrap();
+            // As another daemon finds it.
+            let after = host.networks();
+            assert!(after.repair(&[network.clone()], Vec::new()).await.unwrap().is_empty());
+            for ((datagrams, listener), asked) in servers.iter().zip(asked) {
+                std::thread::scope(|scope| {
+                    let answers = std::thread::Builder::new().spawn_scoped(scope, || {
+                        for _ in 0..2 {
+                            let mut question = [0; 16];
+                            let (_, from) = datagrams.recv_from(&mut question).unwrap();
+                            datagrams.send_to(b"me", from).unwrap();
+                        }
+                    });
+                    datagrams.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                    let answer = in_namespace_of(guest.process.id(), move || ask(asked));
+                    assert_eq!(answer.as_deref(), Some(&b"me"[..]), "{asked}: {}", sh("nft list ruleset"));
+                    assert_eq!(ask(asked).as_deref(), Some(&b"me"[..]), "the host itself: {asked}");
+                    answers.unwrap().join().unwrap();
+                });
+                assert!(in_namespace_of(guest.process.id(), move || call(asked)).is_some(), "{asked} by TCP");
+                let led = listener.accept().unwrap().1;
+                assert!(led.ip() == ipv4("192.168.122.10") || led.is_ipv6(), "{led}");
+            }
+            drop(guest);
+            networks.stop(&network).await.unwrap();
+            assert!(!sh("nft list ruleset").contains("15353"));
+        }
+        drop(others);
+    });
+}
+
+#[test]
+fn guests_have_ipv6_among_themselves_where_the_host_has_no_address() {
+    on_a_host(async |host: Host| {
+        // Frames from port to port come by packet filters where this is on.
+        let _ = std::fs::write("/proc/sys/net/bridge/bridge-nf-call-ip6tables", "1");
+        let (networks, network) = (host.networks(), nat());
+        networks.start(&network).await.unwrap();
+        let guest = host.guest_of(&networks, &network, 10).await;
+        let other = host.guest_of(&networks, &network, 11).await;
+        guest.sh("ip addr add fd00:77::10/64 dev eth0 nodad");
+        other.sh("ip addr add fd00:77::11/64 dev eth0 nodad");
+        assert!(guest.reaches("fd00:77::11"));
+    });
+}

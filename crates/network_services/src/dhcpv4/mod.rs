@@ -18,8 +18,8 @@ use self::request::{Kind, Request};
 use crate::description::{Dhcp4, Host};
 use crate::lease::{Holder, Lease, LeaseEvent};
 use crate::mac::{MacAddress, hexadecimal};
-use crate::plan::{Guest, Hosts, Plan, contains, label, lease_seconds, supply};
-use crate::pool::{Pool, number, version4};
+use crate::plan::{Guest, Hosts, Plan, contains, lease_seconds, supply};
+use crate::pool::{Pool, Supply, number, version4};
 
 /// A message on its way to a guest, from port 67 to port 68.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,26 +60,16 @@ impl Dhcp4Server {
         remembered: impl IntoIterator<Item = Lease>,
         now: u64,
     ) -> Option<Self> {
-        let (dhcp, (own, prefix)) = (plan.description.dhcp4.clone()?, plan.own4?);
-        let supply = supply(&dhcp.ranges, &dhcp.hosts, &plan.description.addresses, (own.into(), prefix));
-        let pool = Pool::new(supply, remembered.into_iter().filter(|lease| lease.address.is_ipv4()), now);
-        Some(Self { hosts: Hosts::new(&dhcp.hosts), plan: Arc::clone(plan), dhcp, own, prefix, pool })
+        let remembered = remembered.into_iter().filter(|lease| lease.address.is_ipv4());
+        Self::of(plan, Pool::new(Supply::default(), remembered, now))
     }
 
-    /// Takes another plan in place of the present one; leases stay. Whether it still has DHCP for IPv4.
-    pub(crate) fn replan(&mut self, plan: &Arc<Plan>) -> bool {
-        let (Some(dhcp), Some((own, prefix))) = (plan.description.dhcp4.clone(), plan.own4) else {
-            return false;
-        };
-        self.pool.supply_from(supply(
-            &dhcp.ranges,
-            &dhcp.hosts,
-            &plan.description.addresses,
-            (own.into(), prefix),
-        ));
-        self.hosts = Hosts::new(&dhcp.hosts);
-        (self.plan, self.dhcp, self.own, self.prefix) = (Arc::clone(plan), dhcp, own, prefix);
-        true
+    /// The server of a plan, with who has what already; none if the plan has none.
+    pub(crate) fn of(plan: &Arc<Plan>, mut pool: Pool) -> Option<Self> {
+        let (dhcp, (own, prefix)) = (plan.description.dhcp4.clone()?, plan.own4?);
+        let own_addresses = &plan.description.addresses;
+        pool.supply_from(supply(&dhcp.ranges, &dhcp.hosts, own_addresses, (own.into(), prefix)));
+        Some(Self { hosts: Hosts::new(&dhcp.hosts), plan: Arc::clone(plan), dhcp, own, prefix, pool })
     }
 
     /// Answers a message that came in a frame from `source`.
@@ -99,15 +89,16 @@ impl Dhcp4Server {
             Kind::Discover => self.discover(&request, now),
             Kind::Request => self.request(&request, now),
             Kind::Decline => {
-                guest_warn!(
-                    "network {:?}: {} has found {:?} in use by somebody else",
-                    self.plan.description.name,
-                    request.mac,
-                    request.requested
-                );
-                let declined = request.requested.map(|address| number(address.into()));
-                let events = declined.map(|address| self.pool.decline(holder(&request), address, now));
-                Outcome4 { reply: None, events: events.unwrap_or_default() }
+                let Some(address) = request.requested else { return Outcome4::default() };
+                let events = self.pool.decline(holder(&request), number(address.into()), now);
+                if !events.is_empty() {
+                    guest_warn!(
+                        "network {:?}: {} has found {address} in use by somebody else",
+                        self.plan.description.name,
+                        request.mac
+                    );
+                }
+                Outcome4 { reply: None, events }
             }
             Kind::Release => {
                 let events = self.pool.release(holder(&request), number(request.ciaddr.into()), now);
@@ -134,7 +125,7 @@ impl Dhcp4Server {
 
     fn discover(&mut self, request: &Request, now: u64) -> Outcome4 {
         let host = self.host(request).cloned();
-        let reservation = reserved(host.as_ref());
+        let reservation = host.as_ref().and_then(Host::reserved);
         let wanted = request.requested.map(|address| number(address.into()));
         let Some(address) = self.pool.offer(holder(request), wanted, reservation, now) else {
             guest_warn!(
@@ -149,7 +140,7 @@ impl Dhcp4Server {
             // RFC 4039: one exchange instead of two.
             return self.grant(request, host.as_ref(), address, now);
         }
-        let seconds = self.lease_seconds(address, request);
+        let seconds = self.lease_seconds(host.as_ref(), address, request);
         let reply = Reply::offer(self, request, host.as_ref(), (address, seconds));
         Outcome4 { reply, events: Vec::new() }
     }
@@ -164,7 +155,8 @@ impl Dhcp4Server {
         };
         let host = self.host(request).cloned();
         let wanted = number(address.into());
-        if self.pool.may_have(holder(request), wanted, reserved(host.as_ref()), now) {
+        let reservation = host.as_ref().and_then(Host::reserved);
+        if self.pool.may_have(holder(request), wanted, reservation, now) {
             return self.grant(request, host.as_ref(), address, now);
         }
         Outcome4 { reply: Reply::refuse(self, request), events: Vec::new() }
@@ -177,8 +169,8 @@ impl Dhcp4Server {
         address: Ipv4Addr,
         now: u64,
     ) -> Outcome4 {
-        let seconds = self.lease_seconds(address, request);
-        let named = host.and_then(|host| label(host.name.as_ref()?));
+        let seconds = self.lease_seconds(host, address, request);
+        let named = host.and_then(Host::label);
         let events = self.pool.grant(Lease {
             mac: request.mac,
             address: address.into(),
@@ -193,9 +185,14 @@ impl Dhcp4Server {
         Outcome4 { reply, events }
     }
 
-    /// For how long an address is given: the range's time, or less if the guest asks for less.
-    fn lease_seconds(&self, address: Ipv4Addr, request: &Request) -> Option<u32> {
-        let most = lease_seconds(&self.dhcp.ranges, address);
+    /// For how long an address is given: the host's or range's time, or less if the guest asks for less.
+    fn lease_seconds(
+        &self,
+        host: Option<&Host<Ipv4Addr>>,
+        address: Ipv4Addr,
+        request: &Request,
+    ) -> Option<u32> {
+        let most = lease_seconds(&self.dhcp.ranges, host, address);
         let asked =
             request.lease_seconds.filter(|seconds| *seconds != u32::MAX).map(|seconds| seconds.max(120));
         match (most, asked) {
@@ -208,10 +205,6 @@ impl Dhcp4Server {
 
 fn holder(request: &Request) -> Holder {
     Holder { mac: request.mac, iaid: None }
-}
-
-fn reserved(host: Option<&Host<Ipv4Addr>>) -> Option<u128> {
-    host.and_then(|host| host.address).map(|address| number(address.into()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::request::{FQDN_ENCODED, FQDN_OVERRIDDEN, FQDN_SERVER, Request};
 use super::{Datagram4, Dhcp4Server};
 use crate::description::Host;
 use crate::mac::MacAddress;
-use crate::plan::label;
+use crate::plan::encoded;
 
 const OFFER: u8 = 2;
 const ACKNOWLEDGE: u8 = 5;
@@ -83,7 +83,7 @@ fn options(
     if !server.dhcp.routes.is_empty() {
         options.insert(121, routes(server));
     }
-    if let Some(name) = host.and_then(|host| label(host.name.as_ref()?)) {
+    if let Some(name) = host.and_then(Host::label) {
         options.insert(12, name.into());
     }
     if let Some(flags) = request.fqdn {
@@ -138,12 +138,7 @@ fn fqdn(server: &Dhcp4Server, asked: u8, name: Option<Vec<u8>>) -> Vec<u8> {
         bytes.extend(labels.collect::<Vec<_>>().join(&b'.'));
         return bytes;
     }
-    for label in labels {
-        // A label has 63 bytes at most.
-        bytes.extend(u8::try_from(label.len()));
-        bytes.extend(label);
-    }
-    bytes.push(0);
+    bytes.extend(encoded(labels));
     bytes
 }
 
@@ -184,16 +179,7 @@ fn make(
         options.insert(61, id.clone());
     }
     let most = usize::from(request.most_bytes) - HEADERS;
-    // What the guest has not asked for goes first when there is no room for all.
-    let needless: Vec<u8> = options
-        .keys()
-        .copied()
-        .filter(|number| {
-            !matches!(number, 1 | 3 | 6 | 51 | 53 | 54 | 61) && !request.asked_for.contains(number)
-        })
-        .chain(options.keys().copied().filter(|number| request.asked_for.contains(number)).rev())
-        .collect();
-    let mut needless = needless.into_iter();
+    let mut needless = needless(&options, request).into_iter();
     let mut message = loop {
         message.set_opts(options.iter().map(|(number, bytes)| option(*number, bytes)).collect());
         let encoded = message.to_vec().ok()?;
@@ -212,6 +198,19 @@ fn make(
         (request.mac, given?)
     };
     Some(Datagram4 { mac, address, message })
+}
+
+/// Options that can be done without, the least wanted at the beginning: what the guest has not asked for, then what it wants least, then
+/// what nearly all need. The time, the kind of message, the server and whom it is for are always said (RFC 2131, table 3; RFC 6842);
+/// they fit what any guest takes.
+fn needless(options: &BTreeMap<u8, Vec<u8>>, request: &Request) -> Vec<u8> {
+    let dispensable = |number: &u8| !matches!(number, 51 | 53 | 54 | 61);
+    let usual = [6, 3, 1];
+    let unasked = options.keys().copied();
+    let unasked = unasked.filter(|number| !usual.contains(number) && !request.asked_for.contains(number));
+    // In the order in which the guest wants them (RFC 2132, section 9.8).
+    let asked = request.asked_for.iter().rev().copied().filter(|number| options.contains_key(number));
+    unasked.chain(asked).chain(usual).filter(dispensable).collect()
 }
 
 fn option(number: u8, bytes: &[u8]) -> DhcpOption {

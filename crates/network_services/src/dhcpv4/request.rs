@@ -102,6 +102,8 @@ impl Request {
             8 => Kind::Inform,
             _ => return None,
         };
+        // It means something there only (RFC 4039, section 4).
+        request.rapid_commit &= request.kind == Kind::Discover;
         Some(request)
     }
 }

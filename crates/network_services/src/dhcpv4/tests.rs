@@ -5,7 +5,7 @@ use dhcproto::{Decodable, Encodable};
 use proptest::prelude::*;
 
 use super::*;
-use crate::description::Description;
+use crate::description::{Description, LeaseTime, OptionValue};
 use crate::lease::LeaseChange;
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 7, 0, 1);
@@ -199,10 +199,15 @@ fn another_plan_keeps_leases_and_moves_who_has_a_fixed_address_now() {
     let mut server = server();
     let address = obtain(&mut server, mac(1), &[], 0);
     let mut changed = description();
-    let host =
-        Host { mac: Some(mac(1)), client_id: None, name: None, address: Some(Ipv4Addr::new(10, 7, 0, 77)) };
+    let host = Host {
+        mac: Some(mac(1)),
+        client_id: None,
+        name: None,
+        address: Some(Ipv4Addr::new(10, 7, 0, 77)),
+        lease: None,
+    };
     changed.dhcp4.as_mut().unwrap().hosts.push(host);
-    assert!(server.replan(&Arc::new(changed.check().unwrap())));
+    let mut server = Dhcp4Server::of(&Arc::new(changed.check().unwrap()), server.pool).unwrap();
     assert_eq!(server.pool.leases().count(), 1);
     let mut renew = message(mac(1), MessageType::Request, &[]);
     renew.set_ciaddr(address);
@@ -267,6 +272,49 @@ fn a_rapid_commit_takes_one_exchange() {
     let reply = reply.unwrap().1;
     assert_eq!((kind(&reply), events), (MessageType::Ack, vec![LeaseChange::Added]));
     assert!(reply.opts().contains(OptionCode::from(80)));
+}
+
+#[test]
+fn a_rapid_commit_means_nothing_but_in_a_discovery() {
+    let mut server = server();
+    let options = [DhcpOption::RapidCommit, DhcpOption::RequestedIpAddress(Ipv4Addr::new(10, 7, 0, 150))];
+    let (reply, _) = say(&mut server, &message(mac(1), MessageType::Request, &options), 0);
+    let reply = reply.unwrap().1;
+    assert_eq!((kind(&reply), reply.opts().contains(OptionCode::RapidCommit)), (MessageType::Ack, false));
+}
+
+#[test]
+fn what_a_lease_is_made_of_is_said_however_much_else_there_is() {
+    let mut crowded = description();
+    let dhcp = crowded.dhcp4.as_mut().unwrap();
+    let servers = vec![OWN; 60];
+    dhcp.options =
+        [(6, servers.clone()), (42, servers)].map(|(n, all)| (n, OptionValue::Addresses(all))).into();
+    let mut server = server_of(crowded);
+    let mut request = message(mac(1), MessageType::Discover, &[DhcpOption::ClientIdentifier(vec![7; 255])]);
+    let list = [51, 54, 1, 3, 6, 42, 53, 61].map(OptionCode::from).to_vec();
+    request.opts_mut().insert(DhcpOption::ParameterRequestList(list));
+    let (Some((datagram, offer)), _) = say(&mut server, &request, 0) else { panic!("no offer") };
+    assert!(datagram.message.len() <= 548);
+    let said = |number| bytes(&offer, number).is_some();
+    assert_eq!([51, 53, 54, 61, 1, 3].map(said), [true; 6]);
+    assert_eq!([6, 42].map(said), [false; 2], "there is no room for them");
+}
+
+#[test]
+fn one_guest_s_own_time_is_that_of_its_lease() {
+    let mut own = description();
+    let hosts = &mut own.dhcp4.as_mut().unwrap().hosts;
+    (hosts[0].mac, hosts[0].lease) = (Some(mac(1)), Some(LeaseTime::Seconds(90)));
+    (hosts[1].client_id, hosts[1].mac, hosts[1].lease) = (None, Some(mac(2)), Some(LeaseTime::Forever));
+    // A name is enough to have a time.
+    (hosts[1].address, hosts[1].name) = (None, Some("other".into()));
+    let mut server = server_of(own);
+    let times = [1, 2, 3].map(|guest| {
+        let reply = say(&mut server, &message(mac(guest), MessageType::Discover, &[]), 0).0.unwrap().1;
+        bytes(&reply, 51).unwrap()
+    });
+    assert_eq!(times, [90_u32, u32::MAX, 600].map(|seconds| seconds.to_be_bytes().to_vec()));
 }
 
 #[test]

@@ -19,8 +19,8 @@ use self::request::{Association, Kind, Request};
 use crate::description::{Dhcp6, Host, OwnAddress};
 use crate::lease::{Holder, Lease, LeaseEvent};
 use crate::mac::{MacAddress, hexadecimal};
-use crate::plan::{Guest, Hosts, Plan, contains, label, lease_seconds, supply};
-use crate::pool::{Pool, number, version6};
+use crate::plan::{Guest, Hosts, Plan, contains, encoded, lease_seconds, supply};
+use crate::pool::{Pool, Supply, number, version6};
 
 /// Options by number (RFC 8415, section 24; RFC 3646; RFC 4704).
 const DNS_SERVERS: u16 = 23;
@@ -55,26 +55,16 @@ impl Dhcp6Server {
         remembered: impl IntoIterator<Item = Lease>,
         now: u64,
     ) -> Option<Self> {
-        let (dhcp, (own, prefix)) = (plan.description.dhcp6.clone()?, plan.own6?);
-        let supply = supply(&dhcp.ranges, &dhcp.hosts, &plan.description.addresses, (own.into(), prefix));
-        let pool = Pool::new(supply, remembered.into_iter().filter(|lease| lease.address.is_ipv6()), now);
-        Some(Self { hosts: Hosts::new(&dhcp.hosts), plan: Arc::clone(plan), dhcp, own, prefix, pool })
+        let remembered = remembered.into_iter().filter(|lease| lease.address.is_ipv6());
+        Self::of(plan, Pool::new(Supply::default(), remembered, now))
     }
 
-    /// Takes another plan in place of the present one; leases stay. Whether it still has DHCP for IPv6.
-    pub(crate) fn replan(&mut self, plan: &Arc<Plan>) -> bool {
-        let (Some(dhcp), Some((own, prefix))) = (plan.description.dhcp6.clone(), plan.own6) else {
-            return false;
-        };
-        self.pool.supply_from(supply(
-            &dhcp.ranges,
-            &dhcp.hosts,
-            &plan.description.addresses,
-            (own.into(), prefix),
-        ));
-        self.hosts = Hosts::new(&dhcp.hosts);
-        (self.plan, self.dhcp, self.own, self.prefix) = (Arc::clone(plan), dhcp, own, prefix);
-        true
+    /// The server of a plan, with who has what already; none if the plan has none.
+    pub(crate) fn of(plan: &Arc<Plan>, mut pool: Pool) -> Option<Self> {
+        let (dhcp, (own, prefix)) = (plan.description.dhcp6.clone()?, plan.own6?);
+        let own_addresses = &plan.description.addresses;
+        pool.supply_from(supply(&dhcp.ranges, &dhcp.hosts, own_addresses, (own.into(), prefix)));
+        Some(Self { hosts: Hosts::new(&dhcp.hosts), plan: Arc::clone(plan), dhcp, own, prefix, pool })
     }
 
     /// Answers a message that came in a frame from `source`.
@@ -125,9 +115,10 @@ impl Dhcp6Server {
         for association in &request.associations {
             let holder = Holder { mac, iaid: Some(association.iaid) };
             let wanted = association.addresses.first().map(|address| number((*address).into()));
-            let offered = self.pool.offer(holder, wanted, reserved(host.as_ref()), now).map(version6);
+            let reservation = host.as_ref().and_then(Host::reserved);
+            let offered = self.pool.offer(holder, wanted, reservation, now).map(version6);
             options.push(match offered {
-                Some(address) => self.granted(association.iaid, address, &[]),
+                Some(address) => self.granted(association.iaid, host.as_ref(), address, &[]),
                 None => self.nothing_left(association.iaid, mac),
             });
         }
@@ -138,7 +129,7 @@ impl Dhcp6Server {
     /// Gives each association the address that it has or asks for if it may have it, or another (sections 18.3.2, 18.3.4, 18.3.5).
     fn assign(&mut self, request: &Request, mac: MacAddress, now: u64) -> Outcome6 {
         let host = self.host(request, mac).cloned();
-        let reservation = reserved(host.as_ref());
+        let reservation = host.as_ref().and_then(Host::reserved);
         let (mut options, mut events) = (Vec::new(), Vec::new());
         for association in &request.associations {
             let holder = Holder { mac, iaid: Some(association.iaid) };
@@ -153,8 +144,8 @@ impl Dhcp6Server {
                 options.push(self.nothing_left(association.iaid, mac));
                 continue;
             };
-            let named = host.as_ref().and_then(|host| label(host.name.as_ref()?));
-            let seconds = lease_seconds(&self.dhcp.ranges, address);
+            let named = host.as_ref().and_then(Host::label);
+            let seconds = lease_seconds(&self.dhcp.ranges, host.as_ref(), address);
             events.extend(self.pool.grant(Lease {
                 mac,
                 address: address.into(),
@@ -165,7 +156,7 @@ impl Dhcp6Server {
                 since: now,
                 expires: seconds.map(|seconds| now.saturating_add(seconds.into())),
             }));
-            options.push(self.granted(association.iaid, address, &association.addresses));
+            options.push(self.granted(association.iaid, host.as_ref(), address, &association.addresses));
         }
         let reply = self.reply(MessageType::Reply, request, host.as_ref(), options);
         Outcome6 { reply, events }
@@ -192,15 +183,17 @@ impl Dhcp6Server {
             for address in addresses {
                 let address = number((*address).into());
                 let given_back: Vec<LeaseEvent> = if request.kind == Kind::Decline {
+                    self.pool.decline(holder, address, now)
+                } else {
+                    self.pool.release(holder, address, now).into_iter().collect()
+                };
+                if request.kind == Kind::Decline && !given_back.is_empty() {
                     guest_warn!(
                         "network {:?}: {mac} has found {} in use by somebody else",
                         self.plan.description.name,
                         version6(address)
                     );
-                    self.pool.decline(holder, address, now)
-                } else {
-                    self.pool.release(holder, address, now).into_iter().collect()
-                };
+                }
                 known |= !given_back.is_empty();
                 events.extend(given_back);
             }
@@ -213,8 +206,14 @@ impl Dhcp6Server {
     }
 
     /// An association with its address; others that the guest named are over.
-    fn granted(&self, iaid: u32, address: Ipv6Addr, named: &[Ipv6Addr]) -> DhcpOption {
-        let seconds = lease_seconds(&self.dhcp.ranges, address).unwrap_or(u32::MAX);
+    fn granted(
+        &self,
+        iaid: u32,
+        host: Option<&Host<Ipv6Addr>>,
+        address: Ipv6Addr,
+        named: &[Ipv6Addr],
+    ) -> DhcpOption {
+        let seconds = lease_seconds(&self.dhcp.ranges, host, address).unwrap_or(u32::MAX);
         let part = |tenths: u32| if seconds == u32::MAX { seconds } else { seconds / 10 * tenths };
         let entry = |addr, seconds| {
             let opts = DhcpOptions::new();
@@ -259,7 +258,7 @@ impl Dhcp6Server {
         if let Some(domain) = self.plan.domain.as_ref().filter(|_| request.asked_for.contains(&DOMAIN_LIST)) {
             options.push(DhcpOption::DomainSearchList(vec![domain.clone()]));
         }
-        let named = host.and_then(|host| label(host.name.as_ref()?)).or_else(|| request.hostname.clone());
+        let named = host.and_then(Host::label).or_else(|| request.hostname.clone());
         if let Some(name) = named.filter(|_| request.asked_for.contains(&CLIENT_FQDN)) {
             options.push(self.fqdn(&name));
         }
@@ -271,23 +270,14 @@ impl Dhcp6Server {
     /// RFC 4704, section 4: we name the guest, whatever it wants.
     fn fqdn(&self, name: &str) -> DhcpOption {
         let domain = self.plan.domain.iter().flat_map(|domain| domain.iter());
-        let mut bytes = vec![3];
-        for label in std::iter::once(name.as_bytes()).chain(domain) {
-            // A label has 63 bytes at most.
-            bytes.extend(u8::try_from(label.len()));
-            bytes.extend(label);
-        }
-        bytes.push(0);
+        let whole = encoded(std::iter::once(name.as_bytes()).chain(domain));
+        let bytes = std::iter::once(3).chain(whole).collect();
         DhcpOption::Unknown(UnknownOption::new(OptionCode::from(CLIENT_FQDN), bytes))
     }
 }
 
 fn status(status: Status) -> DhcpOption {
     DhcpOption::StatusCode(StatusCode { status, msg: String::new() })
-}
-
-fn reserved(host: Option<&Host<Ipv6Addr>>) -> Option<u128> {
-    host.and_then(|host| host.address).map(|address| number(address.into()))
 }
 
 #[cfg(test)]

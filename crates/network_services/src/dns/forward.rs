@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
@@ -15,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::LONGEST;
 use super::answer::{Question, Transport, is_of_no_use};
 use super::resolv_conf::ResolvConf;
 use crate::plan::{Plan, domain_name};
@@ -25,13 +25,6 @@ const PATIENCE: Duration = Duration::from_millis(1500);
 /// Most servers that are asked one question.
 const SERVERS: usize = 3;
 
-/// Most questions on their way, of all guests and of one.
-const UNDERWAY: usize = 512;
-const UNDERWAY_OF_ONE: usize = 64;
-
-/// Longest datagram that is taken as an answer, bytes.
-const LONGEST: usize = 4096;
-
 /// Servers for a domain; no domain for all names.
 #[derive(Debug)]
 struct Servers {
@@ -40,124 +33,87 @@ struct Servers {
     addresses: Vec<SocketAddr>,
 }
 
-/// Who is asked, and how many questions are on their way.
+/// Who can be asked.
+#[derive(Debug)]
+struct Known {
+    plan: Arc<Plan>,
+    lists: Vec<Servers>,
+    host: ResolvConf,
+    /// Who answered last, of the servers for each domain: one that is gone is waited for once.
+    answered: HashMap<Option<Name>, SocketAddr>,
+}
+
+/// Asks others.
 #[derive(Debug)]
 pub(super) struct Forwarding {
-    servers: Mutex<Vec<Servers>>,
-    own: Mutex<Vec<IpAddr>>,
-    host: Mutex<ResolvConf>,
-    /// Which of the host's or general servers answered last: one that is gone is waited for once.
-    first: AtomicUsize,
-    underway: Mutex<HashMap<IpAddr, usize>>,
+    known: Mutex<Known>,
 }
 
-/// The place of one question; the next one has it when this is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    forwarding: Arc<Forwarding>,
-    guest: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut underway = self.forwarding.underway.lock();
-        if let Some(count) = underway.get_mut(&self.guest) {
-            *count -= 1;
-            if *count == 0 {
-                underway.remove(&self.guest);
-            }
+impl Known {
+    /// The servers of the longest domain that a name is in. Never ourselves; who answered last at the beginning.
+    fn servers_of(&mut self, name: &Name) -> (Option<Name>, Vec<SocketAddr>) {
+        let applies = |servers: &&Servers| servers.domain.as_ref().is_none_or(|domain| domain.zone_of(name));
+        let labels = |servers: &&Servers| servers.domain.as_ref().map(Name::num_labels);
+        let list = self.lists.iter().filter(applies).max_by_key(labels);
+        let domain = list.and_then(|list| list.domain.clone());
+        let mut addresses = match list.filter(|list| !list.addresses.is_empty()) {
+            Some(list) => list.addresses.clone(),
+            None => self.host.servers().to_vec(),
+        };
+        let own = &self.plan.description.addresses;
+        addresses
+            .retain(|address| address.port() != 53 || !own.iter().any(|own| own.address == address.ip()));
+        let last = self.answered.get(&domain);
+        if let Some(place) = addresses.iter().position(|address| Some(address) == last) {
+            addresses.rotate_left(place);
         }
+        (domain, addresses)
     }
 }
 
 impl Forwarding {
-    pub(super) fn new(plan: &Plan, host: ResolvConf) -> Self {
-        let forwarding = Self {
-            servers: Mutex::default(),
-            own: Mutex::default(),
-            host: Mutex::new(host),
-            first: AtomicUsize::new(0),
-            underway: Mutex::default(),
-        };
-        forwarding.replan(plan);
-        forwarding
+    pub(super) fn new(plan: &Arc<Plan>, host: ResolvConf) -> Self {
+        let known = Known { plan: Arc::clone(plan), lists: lists(plan), host, answered: HashMap::new() };
+        Self { known: Mutex::new(known) }
     }
 
     /// Asks whom this plan names from now on.
-    pub(super) fn replan(&self, plan: &Plan) {
-        let mut all: Vec<Servers> = Vec::new();
-        for forwarder in plan.description.dns.iter().flat_map(|dns| &dns.forwarders) {
-            let domain = forwarder.domain.as_ref().and_then(|domain| domain_name(domain).ok());
-            match all.iter_mut().find(|servers| servers.domain == domain) {
-                Some(servers) => servers.addresses.extend(forwarder.address),
-                None => all.push(Servers { domain, addresses: forwarder.address.into_iter().collect() }),
-            }
-        }
-        *self.servers.lock() = all;
-        *self.own.lock() = plan.description.addresses.iter().map(|own| own.address).collect();
-    }
-
-    /// A place for a question of this guest, if there is one.
-    pub(super) fn place(self: &Arc<Self>, guest: IpAddr) -> Option<Place> {
-        let mut underway = self.underway.lock();
-        let all: usize = underway.values().sum();
-        let of_one = underway.entry(guest).or_default();
-        if all >= UNDERWAY || *of_one >= UNDERWAY_OF_ONE {
-            if *of_one == 0 {
-                underway.remove(&guest);
-            }
-            return None;
-        }
-        *of_one += 1;
-        Some(Place { forwarding: Arc::clone(self), guest })
-    }
-
-    /// How many questions are on their way.
-    pub(super) fn underway(&self) -> usize {
-        self.underway.lock().values().sum()
-    }
-
-    /// Who is asked for a name: the servers of the longest domain that it is in. Never ourselves.
-    fn servers_of(&self, name: &Name) -> Vec<SocketAddr> {
-        let mut addresses = {
-            let servers = self.servers.lock();
-            let applies =
-                |servers: &&Servers| servers.domain.as_ref().is_none_or(|domain| domain.zone_of(name));
-            let labels = |servers: &&Servers| servers.domain.as_ref().map(Name::num_labels);
-            servers
-                .iter()
-                .filter(applies)
-                .max_by_key(labels)
-                .map(|servers| servers.addresses.clone())
-                .unwrap_or_default()
-        };
-        if addresses.is_empty() {
-            addresses = self.host.lock().servers().to_vec();
-        }
-        let own = self.own.lock();
-        addresses.retain(|address| address.port() != 53 || !own.contains(&address.ip()));
-        addresses
+    pub(super) fn replan(&self, plan: &Arc<Plan>) {
+        let mut known = self.known.lock();
+        (known.plan, known.lists) = (Arc::clone(plan), lists(plan));
+        known.answered.clear();
     }
 
     /// The answer that others give; that there is none if nobody does.
     pub(super) async fn ask(&self, question: &Question) -> Vec<u8> {
-        let servers = self.servers_of(question.name());
-        let first = self.first.load(Ordering::Relaxed);
+        let (domain, servers) = self.known.lock().servers_of(question.name());
         let mut useless = None;
-        for step in 0..servers.len().min(SERVERS) {
-            let place = (first + step) % servers.len();
-            match timeout(PATIENCE, ask_one(question, servers[place])).await {
+        for server in servers.into_iter().take(SERVERS) {
+            match timeout(PATIENCE, ask_one(question, server)).await {
                 Ok(Ok(answer)) if is_of_no_use(&answer) => useless = Some(answer),
                 Ok(Ok(answer)) => {
-                    self.first.store(place, Ordering::Relaxed);
+                    self.known.lock().answered.insert(domain, server);
                     return answer;
                 }
-                Ok(Err(error)) => tracing::debug!("{} does not answer: {error}", servers[place]),
-                Err(_) => tracing::debug!("{} does not answer", servers[place]),
+                Ok(Err(error)) => tracing::debug!("{server} does not answer: {error}"),
+                Err(_) => tracing::debug!("{server} does not answer"),
             }
         }
         useless.unwrap_or_else(|| question.refuse(ResponseCode::ServFail))
     }
+}
+
+/// The servers that a plan names, by domain.
+fn lists(plan: &Plan) -> Vec<Servers> {
+    let mut all: Vec<Servers> = Vec::new();
+    for forwarder in plan.description.dns.iter().flat_map(|dns| &dns.forwarders) {
+        let domain = forwarder.domain.as_ref().and_then(|domain| domain_name(domain).ok());
+        match all.iter_mut().find(|servers| servers.domain == domain) {
+            Some(servers) => servers.addresses.extend(forwarder.address),
+            None => all.push(Servers { domain, addresses: forwarder.address.into_iter().collect() }),
+        }
+    }
+    all
 }
 
 async fn ask_one(question: &Question, server: SocketAddr) -> io::Result<Vec<u8>> {
@@ -191,4 +147,37 @@ async fn by_stream(question: &Question, asked: &[u8], server: SocketAddr) -> io:
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await?;
     question.relay(asked, answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::{Description, Forwarder};
+
+    #[test]
+    fn who_answered_last_for_a_domain_is_asked_first_for_that_domain_alone() {
+        let server = |last| SocketAddr::from((Ipv4Addr::new(192, 0, 2, last), 53));
+        let mut description: Description =
+            serde_json::from_str(include_str!("../plan/everything.json")).unwrap();
+        description.dns.as_mut().unwrap().forwarders =
+            [(1, None), (2, None), (3, Some("corp.test")), (4, Some("corp.test"))]
+                .map(|(last, domain)| Forwarder {
+                    address: Some(server(last)),
+                    domain: domain.map(str::to_owned),
+                })
+                .into();
+        let plan = Arc::new(description.check().unwrap());
+        let forwarding = Forwarding::new(&plan, ResolvConf::new("/nonexistent"));
+        let (inside, outside) =
+            (Name::from_ascii("a.corp.test.").unwrap(), Name::from_ascii("b.test.").unwrap());
+        let mut known = forwarding.known.lock();
+        let (domain, servers) = known.servers_of(&inside);
+        assert_eq!(servers, [server(3), server(4)]);
+        known.answered.insert(domain, server(4));
+        assert_eq!(known.servers_of(&inside).1, [server(4), server(3)]);
+        assert_eq!(known.servers_of(&outside).1, [server(1), server(2)]);
+        drop(known);
+        forwarding.replan(&plan);
+        assert_eq!(forwarding.known.lock().servers_of(&inside).1, [server(3), server(4)]);
+    }
 }

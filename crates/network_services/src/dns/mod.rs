@@ -5,10 +5,10 @@
 
 mod answer;
 mod forward;
+mod places;
 mod resolv_conf;
 mod zone;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use tokio::time::timeout;
 
 use self::answer::{Action, Question, Transport};
 use self::forward::Forwarding;
+use self::places::{Place, Places};
 use self::resolv_conf::ResolvConf;
 use self::zone::Zone;
-use crate::description::OwnAddress;
 use crate::lease::{Lease, LeaseEvent};
-use crate::plan::{Plan, contains};
+use crate::plan::Plan;
 
 /// Most connections at a time, of all guests and of one.
 const CONNECTIONS: usize = 128;
@@ -36,23 +36,27 @@ const CONNECTIONS_OF_ONE: usize = 16;
 /// How long a connection may be silent (RFC 7766, section 6.2.3), and how long an answer may take to be sent.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Longest question, bytes: a name has 255 at most.
+/// Most questions that others are being asked, of all guests and of one.
+const UNDERWAY: usize = 512;
+const UNDERWAY_OF_ONE: usize = 64;
+
+/// Longest datagram and question, bytes: a name has 255 at most, and nobody is told that we take longer answers.
 const LONGEST: usize = 4096;
 
 /// The service, shared by its tasks.
 #[derive(Debug)]
 pub(crate) struct DnsServer {
     zone: Mutex<Zone>,
-    subnets: Mutex<Vec<OwnAddress>>,
     forwarding: Arc<Forwarding>,
-    connections: Mutex<HashMap<IpAddr, usize>>,
+    questions: Arc<Places>,
+    connections: Arc<Places>,
 }
 
 /// A question's way: what can be said at once, and what others are asked first.
 enum Asked {
     Nothing,
     Answered(Vec<u8>),
-    Forwarded(Question, forward::Place),
+    Forwarded(Question, Place),
 }
 
 impl DnsServer {
@@ -60,16 +64,15 @@ impl DnsServer {
         let host = ResolvConf::new("/etc/resolv.conf");
         Self {
             zone: Mutex::new(Zone::new(plan, leases)),
-            subnets: Mutex::new(plan.description.addresses.clone()),
             forwarding: Arc::new(Forwarding::new(plan, host)),
-            connections: Mutex::default(),
+            questions: Places::new(UNDERWAY, UNDERWAY_OF_ONE),
+            connections: Places::new(CONNECTIONS, CONNECTIONS_OF_ONE),
         }
     }
 
     /// Takes another plan in place of the present one.
     pub(crate) fn replan(&self, plan: &Arc<Plan>) {
         self.zone.lock().replan(plan);
-        self.subnets.lock().clone_from(&plan.description.addresses);
         self.forwarding.replan(plan);
     }
 
@@ -80,29 +83,25 @@ impl DnsServer {
 
     /// How many questions others are being asked.
     pub(crate) fn underway(&self) -> usize {
-        self.forwarding.underway()
-    }
-
-    /// Whether the address is one of the network; and whether it is a guest's, rather than our own, through which the host asks:
-    /// it has resolvers, and would be asked in turn.
-    fn is_here(&self, address: IpAddr) -> (bool, bool) {
-        let subnets = self.subnets.lock();
-        let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        let here = link_local || subnets.iter().any(|own| contains(own, address));
-        (here, here && !subnets.iter().any(|own| own.address == address))
+        self.questions.taken()
     }
 
     fn ask(&self, bytes: &[u8], transport: Transport, guest: IpAddr) -> Asked {
-        let (here, may_forward) = self.is_here(guest);
-        if !here {
-            guest_warn!("a question for names from {guest}, which is not on the network, is not answered");
-            return Asked::Nothing;
-        }
-        let action = answer::answer(bytes, transport, &self.zone.lock(), may_forward);
+        let action = {
+            let zone = self.zone.lock();
+            if !zone.has(guest) {
+                guest_warn!(
+                    "a question for names from {guest}, which is not on the network, is not answered"
+                );
+                return Asked::Nothing;
+            }
+            // From one of our own addresses the host asks: it has resolvers, and would be asked in turn.
+            answer::answer(bytes, transport, &zone, !zone.is_own(guest))
+        };
         match action {
             Action::Ignore => Asked::Nothing,
             Action::Answer(answer) => Asked::Answered(answer),
-            Action::Forward(question) => match self.forwarding.place(guest) {
+            Action::Forward(question) => match self.questions.take(guest) {
                 Some(place) => Asked::Forwarded(question, place),
                 None => {
                     guest_warn!("{guest} asks for too many names at once");
@@ -144,7 +143,10 @@ impl DnsServer {
         loop {
             match listener.accept().await {
                 Ok((stream, guest)) => {
-                    let Some(connection) = self.admit(guest.ip()) else { continue };
+                    if !self.zone.lock().has(guest.ip()) {
+                        continue;
+                    }
+                    let Some(connection) = self.connections.take(guest.ip()) else { continue };
                     let server = Arc::clone(&self);
                     tokio::spawn(async move {
                         let served = server.serve_connection(stream, guest.ip()).await;
@@ -157,17 +159,6 @@ impl DnsServer {
                 Err(error) => pause(&error).await,
             }
         }
-    }
-
-    fn admit(self: &Arc<Self>, guest: IpAddr) -> Option<Connection> {
-        let mut connections = self.connections.lock();
-        let all: usize = connections.values().sum();
-        let of_one = connections.get(&guest).copied().unwrap_or(0);
-        if all >= CONNECTIONS || of_one >= CONNECTIONS_OF_ONE || !self.is_here(guest).0 {
-            return None;
-        }
-        connections.insert(guest, of_one + 1);
-        Some(Connection { server: Arc::clone(self), guest })
     }
 
     async fn serve_connection(&self, mut stream: TcpStream, guest: IpAddr) -> io::Result<()> {
@@ -192,24 +183,6 @@ impl DnsServer {
             let mut framed = length.to_be_bytes().to_vec();
             framed.extend(answer);
             timeout(SILENCE, stream.write_all(&framed)).await??;
-        }
-    }
-}
-
-/// One of the connections that a guest may have.
-struct Connection {
-    server: Arc<DnsServer>,
-    guest: IpAddr,
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        let mut connections = self.server.connections.lock();
-        if let Some(count) = connections.get_mut(&self.guest) {
-            *count -= 1;
-            if *count == 0 {
-                connections.remove(&self.guest);
-            }
         }
     }
 }
@@ -252,6 +225,19 @@ pub(crate) fn answer_alone(
             answer.extend(foreign);
             question.relay(&asked, answer)
         }
+    }
+}
+
+/// What the server says of a name's IPv4 address, as text.
+#[cfg(test)]
+pub(crate) fn answer_of(server: &DnsServer, name: &str) -> String {
+    use hickory_proto::op::{Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::{Name, RecordType};
+    let mut question = Message::new(1, MessageType::Query, OpCode::Query);
+    question.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+    match answer::answer(&question.to_vec().unwrap(), Transport::Udp, &server.zone.lock(), false) {
+        Action::Answer(answer) => format!("{:?}", Message::from_vec(&answer).unwrap().answers),
+        other => format!("{other:?}"),
     }
 }
 

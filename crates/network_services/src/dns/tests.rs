@@ -236,8 +236,9 @@ async fn without_a_server_the_guest_is_told_at_once_and_a_dead_server_does_not_h
     };
     let mut none = description();
     none.dns.as_mut().unwrap().forwarders.clear();
-    let forwarding =
-        |plan: Description| Forwarding::new(&plan.check().unwrap(), ResolvConf::new("/nonexistent"));
+    let forwarding = |plan: Description| {
+        Forwarding::new(&Arc::new(plan.check().unwrap()), ResolvConf::new("/nonexistent"))
+    };
     let failed = Message::from_vec(&forwarding(none).ask(&question).await).unwrap();
     assert_eq!(failed.metadata.response_code, ResponseCode::ServFail);
 
@@ -265,16 +266,29 @@ async fn without_a_server_the_guest_is_told_at_once_and_a_dead_server_does_not_h
 }
 
 #[test]
+fn addresses_that_nobody_here_has_are_asked_of_others_only_where_that_is_wanted() {
+    let name = "77.0.7.10.in-addr.arpa.";
+    assert_eq!(said(&zone_of(description()), name, RecordType::PTR), "NXDomain");
+    let mut foreign = description();
+    let dns = foreign.dns.as_mut().unwrap();
+    dns.foreign_pointers = vec![foreign.addresses[0]];
+    let zone = zone_of(foreign);
+    assert_eq!(said(&zone, name, RecordType::PTR), "elsewhere");
+    assert_eq!(said(&zone, "200.0.7.10.in-addr.arpa.", RecordType::PTR), "printer.seven.test.");
+    let of_version6 = format!("1.9.{}7.0.0.0.0.0.d.f.ip6.arpa.", "0.".repeat(22));
+    assert_eq!(said(&zone, &of_version6, RecordType::PTR), "NXDomain");
+}
+
+#[test]
 fn one_guest_can_not_take_all_places() {
-    let forwarding =
-        Arc::new(Forwarding::new(&description().check().unwrap(), ResolvConf::new("/nonexistent")));
+    let all = Places::new(6, 4);
     let (one, other) = ("10.7.0.5".parse().unwrap(), "10.7.0.6".parse().unwrap());
-    let places: Vec<_> = (0..100).map_while(|_| forwarding.place(one)).collect();
-    assert_eq!(places.len(), 64);
-    assert!(forwarding.place(other).is_some());
-    drop(places);
-    assert_eq!(forwarding.underway(), 0);
-    assert!(forwarding.place(one).is_some());
+    let of_one: Vec<_> = (0..100).map_while(|_| all.take(one)).collect();
+    let of_others: Vec<_> = (0..100).map_while(|_| all.take(other)).collect();
+    assert_eq!((of_one.len(), of_others.len(), all.taken()), (4, 2, 6));
+    drop((of_one, of_others));
+    assert_eq!(all.taken(), 0);
+    assert!(all.take(one).is_some());
 }
 
 proptest! {

@@ -32,7 +32,6 @@ pub(super) enum Local {
 #[derive(Debug)]
 pub(super) struct Zone {
     plan: Arc<Plan>,
-    domain: Option<Name>,
     /// Records that the description has.
     fixed: HashMap<String, Vec<RData>>,
     /// Names of addresses that the description has.
@@ -53,7 +52,6 @@ impl Zone {
     pub(super) fn new<'a>(plan: &Arc<Plan>, leases: impl IntoIterator<Item = &'a Lease>) -> Self {
         let mut zone = Self {
             plan: Arc::clone(plan),
-            domain: plan.domain.clone(),
             fixed: HashMap::new(),
             named: HashMap::new(),
             machines: HashMap::new(),
@@ -114,7 +112,7 @@ impl Zone {
             self.add_fixed(&name, RData::TXT(TXT::from_bytes(pieces)));
         }
         for service in &dns.services {
-            let Ok(name) = service_name(service, self.domain.as_ref()) else { continue };
+            let Ok(name) = service_name(service, plan.domain.as_ref()) else { continue };
             let target = service.target.as_ref().and_then(|target| domain_name(target).ok());
             let target = target.map_or_else(Name::root, |target| self.in_domain(target));
             let record = SRV::new(service.priority, service.weight, service.port, target);
@@ -125,6 +123,17 @@ impl Zone {
     fn add_fixed(&mut self, name: &Name, record: RData) {
         let key = self.key(name);
         self.fixed.entry(key).or_default().push(record);
+    }
+
+    /// Whether who has this address is on the network.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+            || self.plan.description.addresses.iter().any(|own| contains(own, address))
+    }
+
+    /// Whether it is the host's own address.
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
+        self.plan.description.addresses.iter().any(|own| own.address == address)
     }
 
     /// Follows what happened to a lease.
@@ -164,17 +173,16 @@ impl Zone {
 
     /// Under what a name is kept: without the network's domain, if one label is left then.
     fn key(&self, name: &Name) -> String {
-        let plain = self
-            .domain
-            .as_ref()
-            .filter(|domain| domain.zone_of(name) && name.num_labels() == domain.num_labels() + 1);
+        let domain = self.plan.domain.as_ref();
+        let plain =
+            domain.filter(|domain| domain.zone_of(name) && name.num_labels() == domain.num_labels() + 1);
         let name = if plain.is_some() { name.trim_to_first() } else { name.clone() };
         name.to_lowercase().to_ascii().trim_end_matches('.').to_owned()
     }
 
     /// A name of one label as one of the network's domain.
     fn in_domain(&self, name: Name) -> Name {
-        match &self.domain {
+        match &self.plan.domain {
             Some(domain) if name.num_labels() == 1 => name.clone().append_domain(domain).unwrap_or(name),
             _ => name,
         }
@@ -198,13 +206,13 @@ impl Zone {
     fn unknown(&self, name: &Name, key: &str) -> Local {
         let description = &self.plan.description;
         let local_only = description.domain.as_ref().is_some_and(|domain| domain.local_only);
-        if local_only && self.domain.as_ref().is_some_and(|domain| domain.zone_of(name)) {
+        if let Some(domain) = self.plan.domain.as_ref().filter(|domain| local_only && domain.zone_of(name)) {
             // The domain itself is there.
-            return if self.domain.as_ref() == Some(name) { Local::Here(Vec::new()) } else { Local::Nowhere };
+            return if domain == name { Local::Here(Vec::new()) } else { Local::Nowhere };
         }
         let Some(dns) = &description.dns else { return Local::Refused };
         if name.num_labels() == 1 && !dns.forward_plain_names
-            // What a machine or host is called exists, with its lease or without.
+            // A machine's name is here alone, also while the machine has no address. A host's always has one.
             || self.machines.contains_key(key)
         {
             return Local::Nowhere;
@@ -249,10 +257,13 @@ impl Zone {
             let asked = matches!(kind, RecordType::PTR | RecordType::ANY);
             return Local::Here(asked.then_some(record).into_iter().collect());
         }
-        if self.plan.description.addresses.iter().any(|own| contains(own, address)) {
+        let description = &self.plan.description;
+        let mut foreign = description.dns.iter().flat_map(|dns| &dns.foreign_pointers);
+        let here = description.addresses.iter().any(|own| contains(own, address));
+        if here && !foreign.any(|subnet| contains(subnet, address)) {
             return Local::Nowhere;
         }
-        match &self.plan.description.dns {
+        match &description.dns {
             Some(dns) if dns.forward => Local::Elsewhere,
             _ => Local::Refused,
         }

@@ -40,6 +40,7 @@ fn host(mac: &str, address: &str) -> Host<Ipv4Addr> {
         client_id: None,
         name: None,
         address: Some(address.parse().unwrap()),
+        lease: None,
     }
 }
 

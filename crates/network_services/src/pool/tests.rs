@@ -108,8 +108,41 @@ fn one_guest_does_not_get_all_addresses_by_many_associations() {
     assert_eq!(given.count(), ASSOCIATIONS);
 }
 
+#[test]
+fn an_offer_that_nobody_took_does_not_take_the_next_guest_s_with_it() {
+    let mut pool = Pool::new(supply(), [], 0);
+    let wanted = Some(RANGE.0 + 7);
+    assert_eq!(pool.offer(holder(1), wanted, None, 0), wanted);
+    // The clock has not come by in between.
+    assert_eq!(pool.offer(holder(2), wanted, None, OFFERED), wanted);
+    pool.release(holder(1), RANGE.0 + 7, OFFERED);
+    assert_ne!(pool.offer(holder(3), wanted, None, OFFERED), wanted, "it is still kept for the second");
+    pool.expire(2 * OFFERED);
+    assert_eq!((pool.offers.len(), pool.offer_of.len()), (0, 0));
+}
+
+#[test]
+fn it_is_known_when_something_ends_next() {
+    let mut pool = Pool::new(supply(), [], 0);
+    assert_eq!(pool.next_end(), None);
+    let address = pool.offer(holder(1), None, None, 10).unwrap();
+    assert_eq!(pool.next_end(), Some(10 + OFFERED));
+    pool.grant(lease(holder(1), address, 20));
+    let remembered: Vec<Lease> = pool.leases().cloned().collect();
+    assert_eq!(Pool::new(supply(), remembered, 20).next_end(), Some(120), "as another process finds it");
+    assert_eq!(pool.expire(10 + OFFERED), []);
+    assert_eq!(pool.next_end(), Some(120), "the offer was taken");
+    assert_eq!(pool.expire(120).len(), 1);
+    assert_eq!(pool.next_end(), None);
+    let address = pool.offer(holder(2), None, None, 200).unwrap();
+    pool.decline(holder(2), address, 200);
+    pool.expire(200 + OFFERED);
+    assert_eq!(pool.next_end(), Some(200 + QUARANTINED));
+}
+
 #[derive(Debug, Clone)]
 enum Step {
+    Offer(u8, Option<u128>),
     Obtain(u8, Option<u128>),
     Take(u8, u128),
     Release(u8, u128),
@@ -120,6 +153,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     let address = || (RANGE.0 - 2)..=(RANGE.1 + 2);
     prop_oneof![
+        2 => (0..24u8, proptest::option::of(address())).prop_map(|(guest, wanted)| Step::Offer(guest, wanted)),
         4 => (0..24u8, proptest::option::of(address())).prop_map(|(guest, wanted)| Step::Obtain(guest, wanted)),
         2 => (0..24u8, address()).prop_map(|(guest, address)| Step::Take(guest, address)),
         1 => (0..24u8, address()).prop_map(|(guest, address)| Step::Release(guest, address)),
@@ -142,6 +176,7 @@ proptest! {
         let reservation = |guest| (guest == 7).then_some(reserved);
         for step in steps {
             match step {
+                Step::Offer(guest, wanted) => drop(pool.offer(holder(guest), wanted, reservation(guest), now)),
                 Step::Obtain(guest, wanted) => {
                     if let Some(address) = pool.offer(holder(guest), wanted, reservation(guest), now) {
                         prop_assert!(pool.may_have(holder(guest), address, reservation(guest), now));
@@ -162,6 +197,11 @@ proptest! {
                     pool.expire(now);
                 }
             }
+            let kept: HashSet<_> = pool.offers.iter().map(|(address, (holder, _))| (*holder, *address)).collect();
+            prop_assert_eq!(kept, pool.offer_of.iter().map(|(holder, address)| (*holder, *address)).collect());
+            let ends = pool.leases().filter_map(|lease| lease.expires).chain(pool.quarantine.values().copied());
+            prop_assert!(ends.chain(pool.offers.values().map(|(_, until)| *until)).all(|end| pool.next_end() <= Some(end)));
+            prop_assert!(pool.next_end().is_none_or(|end| end > now));
             let leases: Vec<&Lease> = pool.leases().collect();
             let macs: HashSet<_> = leases.iter().map(|lease| lease.mac).collect();
             prop_assert_eq!(macs.len(), leases.len(), "one lease a guest");

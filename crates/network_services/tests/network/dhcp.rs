@@ -102,8 +102,7 @@ pub(crate) fn dhclient_gets_addresses_of_both_families() -> Result<(), Skipped> 
 pub(crate) fn advertisements_make_the_guest_use_the_router() -> Result<(), Skipped> {
     let mut autonomous = description();
     autonomous.router_advertisements.as_mut().unwrap().prefixes[0].autonomous = true;
-    let laboratory = Laboratory::without_service(&autonomous)?;
-    let mut laboratory = laboratory;
+    let mut laboratory = Laboratory::without_service(&autonomous)?;
     // The kernel is the client; it tells when it has made an address of the prefix, and when the router goes.
     let mut monitor = laboratory.guest.command("ip");
     monitor.args(["-6", "-o", "monitor", "address", "route"]).stdout(std::process::Stdio::piped());
