@@ -10,10 +10,12 @@
 //! | `description` | what a definition means on this host |
 //! | `served` | the process that serves a network |
 //! | `running` | what runs: started, changed, stopped, found again |
+//! | `ports` | guests' interfaces on networks |
 //! | `error` | why something can't be done |
 
 mod description;
 pub(crate) mod error;
+pub(crate) mod ports;
 pub(crate) mod registry;
 pub(crate) mod running;
 mod served;
@@ -25,6 +27,7 @@ use libvirt_xml::network::Network as Definition;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::error::NetworkError;
+pub(crate) use self::ports::Port;
 pub(crate) use self::registry::{Change, Networks};
 pub(crate) use self::running::Running;
 use crate::machine_process::ProcessIdentity;

@@ -17,6 +17,7 @@ use libvirt_xml::network::assign;
 use libvirt_xml::{MacAddress, Uuid, Value};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
+use super::ports::Ports;
 use super::served::Places;
 use super::{Affected, Live, Network, NetworkError, Networks, description};
 use crate::instance::Settings;
@@ -56,6 +57,7 @@ pub(crate) struct Running {
     /// Opened when it is needed first.
     host: OnceCell<Host>,
     turn: Mutex<()>,
+    pub(super) ports: Ports,
 }
 
 /// The host, and what puts rules back.
@@ -96,10 +98,11 @@ impl Running {
             options: Options { table, state: runtime },
             host: OnceCell::new(),
             turn: Mutex::default(),
+            ports: Ports::default(),
         }
     }
 
-    async fn host(&self) -> Result<&HostNetwork, NetworkError> {
+    pub(super) async fn host(&self) -> Result<&HostNetwork, NetworkError> {
         let open = || async {
             let network = HostNetwork::open(self.options.clone())
                 .map_err(|error| NetworkError::Host(format!("{}: {error}", self.options.state.display())))?;
@@ -203,7 +206,10 @@ impl Running {
             Err(error) => Err(error),
         };
         match remembered {
-            Ok(after) => after.ok_or_else(|| NetworkError::Broken("a started network is gone".to_owned())),
+            Ok(after) => {
+                self.attach_again(&live.document).await;
+                after.ok_or_else(|| NetworkError::Broken("a started network is gone".to_owned()))
+            }
             Err(error) => {
                 if let Err(left) = self.unmake(uuid, &live).await {
                     tracing::warn!("what was made of network {uuid} stays: {left}");
@@ -350,31 +356,16 @@ impl Running {
         }
     }
 
-    fn live(&self, name: &str) -> Result<Live, NetworkError> {
-        let missing =
-            || NetworkError::Host(format!("Network not found: no network with matching name '{name}'"));
-        let network = self.networks.by_name(name).ok_or_else(missing)?;
+    pub(super) fn live(&self, name: &str) -> Result<Live, NetworkError> {
+        let network = self.networks.by_name(name);
+        let network = network.ok_or_else(|| NetworkError::NoSuchName(name.to_owned()))?;
         let inactive = || NetworkError::Invalid(format!("network '{name}' is not active"));
         network.live().cloned().ok_or_else(inactive)
     }
 
-    /// Makes a guest's interface, which is a port of a network's bridge, as the network wants its ports.
-    pub(crate) async fn attach(
-        &self,
-        name: &str,
-        portgroup: Option<&str>,
-        tap: &str,
-    ) -> Result<(), NetworkError> {
-        let document = self.live(name)?.document;
-        let described = description::host(&document)?;
-        let group = description::port_group(&document, portgroup)?;
-        if described.isolated_ports {
-            self.host().await?.connect(&described, tap).await?;
-        }
-        if let Some(limits) = group.and_then(description::group_limits) {
-            self.host().await?.limit(tap, limits).await?;
-        }
-        Ok(())
+    /// All ports.
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.ports
     }
 
     /// Puts in order what runs, as the store says it, and starts what starts with the daemon.
@@ -425,7 +416,9 @@ impl Running {
             if let Err(error) = result {
                 tracing::error!("network '{}' does not run any more: {error}", network.name());
                 self.gone(uuid, live).await;
+                continue;
             }
+            self.attach_again(&live.document).await;
         }
     }
 

@@ -88,7 +88,7 @@ fn only(flags: u32, known: u32) -> Result<(), RpcError> {
 fn network_error(error: &NetworkError) -> RpcError {
     let text = error.to_string();
     let rpc = match error {
-        NetworkError::NoSuchUuid(_) => RpcError::no_network(text),
+        NetworkError::NoSuchUuid(_) | NetworkError::NoSuchName(_) => RpcError::no_network(text),
         NetworkError::NameTaken { .. } | NetworkError::UuidTaken { .. } | NetworkError::TooMany(_) => {
             RpcError::operation_failed(text)
         }
