@@ -6,7 +6,8 @@
 //! | `bridge` with a bridge's name | somebody else's bridge |
 //! | `bridge` with interfaces, `private`, `vepa`, `passthrough` | macvtap |
 //! | `bridge/@delay='0'` with `stp='on'` | no spanning tree: the kernel has none without a delay, and guests would get no address for twice that long |
-//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `vlan`, `spoofing` that is not allowed | refused: nothing here does it |
+//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `vlan` | refused: nothing here does it |
+//! | `spoofing` | guests are held to their own addresses; if nothing is said, those of networks with `nat` are |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -100,13 +101,10 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
             "network '{name}': there is no TFTP server here: name another one in <bootp server='...'/>"
         ));
     }
-    let options = definition.extension.as_ref();
-    if options
-        .and_then(|options| options.spoofing.as_ref())
-        .is_some_and(|spoofing| spoofing.allow == YesNo::No)
-    {
+    if spoofing(definition) == Some(YesNo::No) && !definition.has_own_bridge() {
         return unsupported(format!(
-            "network '{name}': guests are not held to their own addresses yet: leave 'spoofing' out, or allow it"
+            "network '{name}': which addresses guests have is not known there: leave 'spoofing' out, and add <filterref \
+             filter='clean-traffic'> with the guest's address to domains' interfaces"
         ));
     }
     if definition.vlan.is_some() || definition.port_groups.iter().any(|group| group.vlan.is_some()) {
@@ -115,6 +113,18 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
         ));
     }
     Ok(())
+}
+
+/// Whether guests may pretend to be others, if that is said.
+fn spoofing(definition: &Definition) -> Option<YesNo> {
+    let spoofing = definition.extension.as_ref()?.spoofing.as_ref()?;
+    Some(spoofing.allow)
+}
+
+/// Whether all guests are held to their own addresses.
+pub(crate) fn holds_guests(definition: &Definition) -> bool {
+    let translated = definition.forward_mode() == Some(ForwardMode::Nat);
+    spoofing(definition).map_or(translated, |allowed| allowed == YesNo::No)
 }
 
 fn isolates(definition: &Definition) -> bool {

@@ -6,9 +6,10 @@
 //!
 //! One change of any network's life at a time.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use host_network::{HostNetwork, Options, Watcher};
 use libvirt_rpc::types::NetworkDhcpLease;
@@ -17,7 +18,7 @@ use libvirt_xml::network::assign;
 use libvirt_xml::{MacAddress, Uuid, Value};
 use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
-use super::ports::Ports;
+use super::ports::{Keeper, Ports};
 use super::served::Places;
 use super::{Affected, Live, Network, NetworkError, Networks, description};
 use crate::instance::Settings;
@@ -50,14 +51,18 @@ const IPV6: i32 = 1;
 /// What makes networks run.
 #[derive(Debug)]
 pub(crate) struct Running {
-    networks: Arc<Networks>,
+    /// For tasks, which do not keep it.
+    pub(super) myself: Weak<Self>,
+    pub(super) networks: Arc<Networks>,
     store: Arc<Store>,
-    places: Places,
+    pub(super) places: Places,
     options: Options,
     /// Opened when it is needed first.
     host: OnceCell<Host>,
     turn: Mutex<()>,
     pub(super) ports: Ports,
+    /// Of running networks.
+    pub(super) keepers: parking_lot::Mutex<HashMap<Uuid, Arc<Keeper>>>,
 }
 
 /// The host, and what puts rules back.
@@ -78,7 +83,7 @@ impl From<host_network::Error> for NetworkError {
 
 impl Running {
     /// Nothing runs yet; [`Self::find`] finds what does.
-    pub(crate) fn new(settings: &Settings, networks: Arc<Networks>, store: Arc<Store>) -> Self {
+    pub(crate) fn new(settings: &Settings, networks: Arc<Networks>, store: Arc<Store>) -> Arc<Self> {
         let runtime = settings.runtime_directory.join("networks");
         // Daemons beside each other have tables of their own, told apart by a digest of the directory.
         let digest = settings.runtime_directory.as_os_str().as_encoded_bytes().iter();
@@ -87,7 +92,8 @@ impl Running {
         });
         let usual = settings.runtime_directory == Path::new(USUAL);
         let table = if usual { TABLE.to_owned() } else { format!("{TABLE}_{digest:016x}") };
-        Self {
+        Arc::new_cyclic(|myself| Self {
+            myself: myself.clone(),
             networks,
             store,
             places: Places {
@@ -99,7 +105,8 @@ impl Running {
             host: OnceCell::new(),
             turn: Mutex::default(),
             ports: Ports::default(),
-        }
+            keepers: parking_lot::Mutex::default(),
+        })
     }
 
     pub(super) async fn host(&self) -> Result<&HostNetwork, NetworkError> {
@@ -132,7 +139,7 @@ impl Running {
 
     /// Makes all of a network, or nothing.
     async fn make(&self, uuid: Uuid, document: &Definition) -> Result<Option<ProcessIdentity>, NetworkError> {
-        let (wanted, services) = (description::host(document)?, description::services(document)?);
+        let (wanted, services) = (description::host(document)?, self.services(document)?);
         let host = self.host().await?;
         host.check(&wanted, &self.others(uuid)).await?;
         host.start(&wanted).await?;
@@ -200,6 +207,7 @@ impl Running {
     ) -> Result<Arc<Network>, NetworkError> {
         let services = self.make(uuid, &document).await?;
         let live = Live { document: Arc::new(document), services };
+        self.keep(uuid, &live.document);
         let put = self.networks.change(&self.store, uuid, |before| put(before, live.clone()));
         let remembered = match put {
             Ok(change) => self.networks.settle(change).await,
@@ -211,6 +219,7 @@ impl Running {
                 after.ok_or_else(|| NetworkError::Broken("a started network is gone".to_owned()))
             }
             Err(error) => {
+                self.keep_no_more(uuid);
                 if let Err(left) = self.unmake(uuid, &live).await {
                     tracing::warn!("what was made of network {uuid} stays: {left}");
                 }
@@ -227,6 +236,7 @@ impl Running {
             return Err(NetworkError::Invalid(format!("network '{}' is not active", network.name())));
         };
         self.unmake(uuid, live).await?;
+        self.keep_no_more(uuid);
         let change = self.networks.change_known(&self.store, uuid, |before| Ok(before.without_live()))?;
         let after = self.networks.settle(change).await?;
         if after.is_none() {
@@ -296,16 +306,11 @@ impl Running {
     /// Makes what runs by one document run by another.
     async fn apply(&self, uuid: Uuid, before: &Definition, after: &Definition) -> Result<(), NetworkError> {
         let (old, new) = (description::host(before)?, description::host(after)?);
-        let services = description::services(after)?;
+        description::services(after)?;
         if old != new {
             self.host().await?.start(&new).await?;
         }
-        match services {
-            Some(services) if description::services(before)?.as_ref() != Some(&services) => {
-                self.places.change(uuid, &services).await
-            }
-            _ => Ok(()),
-        }
+        self.redescribe(uuid, after).await
     }
 
     /// What guests of a network have been given, or one of them.
@@ -356,16 +361,11 @@ impl Running {
         }
     }
 
-    pub(super) fn live(&self, name: &str) -> Result<Live, NetworkError> {
+    fn live(&self, name: &str) -> Result<Live, NetworkError> {
         let network = self.networks.by_name(name);
         let network = network.ok_or_else(|| NetworkError::NoSuchName(name.to_owned()))?;
         let inactive = || NetworkError::Invalid(format!("network '{name}' is not active"));
         network.live().cloned().ok_or_else(inactive)
-    }
-
-    /// All ports.
-    pub(crate) fn ports(&self) -> &Ports {
-        &self.ports
     }
 
     /// Puts in order what runs, as the store says it, and starts what starts with the daemon.
@@ -397,8 +397,9 @@ impl Running {
     }
 
     async fn repair(&self, running: Vec<host_network::Network>) {
+        let guards = self.guards().await;
         let repaired = match self.host().await {
-            Ok(host) => host.repair(&running, Vec::new()).await.map_err(NetworkError::from),
+            Ok(host) => host.repair(&running, guards).await.map_err(NetworkError::from),
             Err(error) => Err(error),
         };
         let failed = repaired.unwrap_or_else(|error| {
@@ -426,7 +427,7 @@ impl Running {
     async fn serve_again(&self, uuid: Uuid, live: &Live) -> Result<(), NetworkError> {
         // What is not understood any more has lost its bridge.
         description::host(&live.document)?;
-        let Some(services) = description::services(&live.document)? else { return Ok(()) };
+        let Some(services) = self.services(&live.document)? else { return Ok(()) };
         if let Some(identity) = &live.services {
             if self.places.find(uuid, identity)?.is_some() {
                 return Ok(());
@@ -446,12 +447,15 @@ impl Running {
         if settled.is_err() {
             // Nobody would find it.
             self.places.end(uuid, &identity).await?;
+        } else {
+            self.served_anew(uuid);
         }
         settled
     }
 
     /// A network that ran does not any more.
     async fn gone(&self, uuid: Uuid, live: &Live) {
+        self.keep_no_more(uuid);
         if let Err(error) = self.unmake(uuid, live).await {
             tracing::warn!("what was made of network {uuid} stays: {error}");
         }

@@ -69,7 +69,6 @@ impl Daemon {
         let pools = Arc::new(Pools::restore(&settings, pools));
         let (store, domains, subscriptions) = (Arc::new(store), Arc::new(domains), Arc::default());
         let running_networks = Running::new(&settings, Arc::clone(&networks), Arc::clone(&store));
-        let running_networks = Arc::new(running_networks);
         let layout = Layout {
             program: settings.machine_program.clone(),
             machines: settings.runtime_directory.join("machines"),

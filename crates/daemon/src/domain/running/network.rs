@@ -90,7 +90,7 @@ impl Machines {
     async fn attach(&self, domain: &Domain, document: &Definition) -> Result<(), DomainError> {
         for port in Port::all_of(domain.uuid(), domain.name(), document) {
             if let Err(error) = self.networks.attach(port).await {
-                self.networks.detach(domain.uuid());
+                self.networks.detach(domain.uuid()).await;
                 return Err(network_error(error));
             }
         }

@@ -263,7 +263,7 @@ impl Machines {
     /// Removes what a machine that is gone has left on the host.
     pub(super) async fn forget(&self, uuid: Uuid, taps: &[String]) {
         // Nobody can send any more, and the names of its interfaces may be another's as soon as they are gone.
-        self.networks.detach(uuid);
+        self.networks.detach(uuid).await;
         let directory = self.directory(uuid);
         self.network.remove(&directory, taps).await;
         let limits = self.limits.clone();

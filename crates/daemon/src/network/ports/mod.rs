@@ -7,16 +7,28 @@
 //! |---|---|
 //! | this one | a port, and all of them |
 //! | `attach` | ports come, go, and are made as their networks want them |
+//! | `guard` | which addresses their guests may use |
+//! | `keeper` | what follows the ports of a network: guards and names |
+//! | `document` | a port as clients see it |
 
 mod attach;
+mod document;
+mod guard;
+mod keeper;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::interface::{Interface, InterfaceType};
 use libvirt_xml::{MacAddress, Uuid};
 use parking_lot::RwLock;
+
+pub(super) use self::keeper::Keeper;
+use crate::domain::machine::fixed_addresses;
 
 /// A guest's interface on a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +47,10 @@ pub(crate) struct Port {
     pub(crate) mac: MacAddress,
     /// Settings of the network that it has chosen.
     pub(crate) portgroup: Option<String>,
+    /// Addresses that the document says the guest has, whatever the network gives.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Whether the document asks that the guest is held to its addresses (`clean-traffic`).
+    pub(crate) filtered: bool,
 }
 
 impl Port {
@@ -49,6 +65,9 @@ impl Port {
             interface: interface.target.as_ref()?.dev.clone()?,
             mac: interface.mac.as_ref()?.address,
             portgroup: source.portgroup.clone(),
+            // A machine whose addresses can't be read is not started.
+            addresses: fixed_addresses(interface).unwrap_or_default(),
+            filtered: interface.filter.is_some(),
         })
     }
 
