@@ -2,6 +2,7 @@
 
 mod balloon;
 mod cards;
+mod ports;
 mod usage;
 
 use std::io::{Read, Write};

@@ -6,7 +6,7 @@ use rustix::thread::UnshareFlags;
 use super::*;
 
 /// Runs `test` in a network namespace of its own with a bridge `br0`, where that is permitted. What the test starts is there too.
-fn in_network(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_network(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().name("network".into()).spawn(move || {
         let entered = if rustix::process::geteuid().is_root() {
             unshare().map_err(|errno| errno.to_string())
@@ -35,7 +35,7 @@ fn unshare() -> Result<(), rustix::io::Errno> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
 }
 
-fn run(program: &str, arguments: &[&str]) -> String {
+pub(super) fn run(program: &str, arguments: &[&str]) -> String {
     let done = said(Command::new(program).args(arguments));
     assert!(done.status.success(), "{program} {arguments:?}: {done:?}");
     done.out
@@ -55,7 +55,7 @@ fn card(mac: u8, more: &str) -> String {
 }
 
 impl Place {
-    fn define_cards<'a>(&'a self, name: &'static str, cards: &str) -> Guest<'a> {
+    pub(super) fn define_cards<'a>(&'a self, name: &'static str, cards: &str) -> Guest<'a> {
         let text = document(name, "", "").replace("<devices>", &format!("<devices>{cards}"));
         self.ok(&["define", &self.write(&format!("{name}.xml"), text)]);
         Guest { place: self, name }
@@ -79,7 +79,7 @@ impl Place {
 }
 
 /// Reads what the guest prints until it has printed `wanted`.
-fn hear(terminal: &mut File, wanted: &str) {
+pub(super) fn hear(terminal: &mut File, wanted: &str) {
     let (mut heard, mut buffer) = (String::new(), [0; 256]);
     let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
     while !heard.contains(wanted) {

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use host_network::Subnet;
 use libvirt_xml::domain::Domain;
 use libvirt_xml::network::Network as Definition;
 use network_services::{Lease, LeaseChange, LeaseEvent, MacAddress};
