@@ -218,9 +218,14 @@ fn names_are_served(definition: &Definition) -> bool {
     !definition.ips.is_empty() && definition.dns.as_ref().is_none_or(Dns::is_enabled)
 }
 
+/// Whether anything is served in the network.
+pub(crate) fn is_served(definition: &Definition) -> bool {
+    definition.has_own_bridge() && !definition.ips.is_empty()
+}
+
 /// What is served in the network; none if nothing is.
 pub(crate) fn services(definition: &Definition) -> Result<Option<Description>, NetworkError> {
-    if !definition.has_own_bridge() || definition.ips.is_empty() {
+    if !is_served(definition) {
         return Ok(None);
     }
     let dhcp = |ipv6: bool| {

@@ -16,7 +16,7 @@ use libvirt_rpc::types::NetworkDhcpLease;
 use libvirt_xml::network::Network as Definition;
 use libvirt_xml::network::assign;
 use libvirt_xml::{MacAddress, Uuid, Value};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, MutexGuard, OnceCell, watch};
 
 use super::ports::{Keeper, Ports};
 use super::served::Places;
@@ -60,6 +60,8 @@ pub(crate) struct Running {
     /// Opened when it is needed first.
     host: OnceCell<Host>,
     turn: Mutex<()>,
+    /// Whether what was left by the daemon before this one is in order.
+    ordered: watch::Sender<bool>,
     pub(super) ports: Ports,
     /// Of running networks.
     pub(super) keepers: parking_lot::Mutex<HashMap<Uuid, Arc<Keeper>>>,
@@ -104,6 +106,7 @@ impl Running {
             options: Options { table, state: runtime },
             host: OnceCell::new(),
             turn: Mutex::default(),
+            ordered: watch::Sender::new(false),
             ports: Ports::default(),
             keepers: parking_lot::Mutex::default(),
         })
@@ -121,8 +124,15 @@ impl Running {
         self.host.get_or_try_init(open).await.map(|host| &host.network)
     }
 
+    /// Waits until the host is in order after the start of the daemon.
+    pub(super) async fn in_order(&self) {
+        // The sender is in `self`.
+        let _ = self.ordered.subscribe().wait_for(|ordered| *ordered).await;
+    }
+
     /// Waits until nobody else changes what runs.
     async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.in_order().await;
         self.turn.lock().await
     }
 
@@ -370,7 +380,7 @@ impl Running {
 
     /// Puts in order what runs, as the store says it, and starts what starts with the daemon.
     pub(crate) async fn find(&self) {
-        let turn = self.turn().await;
+        let turn = self.turn.lock().await;
         let (mut running, mut known) = (Vec::new(), Vec::new());
         for network in self.networks.all() {
             if let Some(live) = network.live() {
@@ -386,6 +396,7 @@ impl Running {
         if !known.is_empty() || self.options.state.exists() {
             self.repair(running).await;
         }
+        self.ordered.send_replace(true);
         drop(turn);
         for network in
             self.networks.all().into_iter().filter(|network| network.autostart() && !network.is_active())

@@ -27,6 +27,7 @@ impl Running {
     /// The network is not there or does not run, has no such port group, can't hold the guest to its addresses as it should, or the
     /// host does not do it.
     pub(crate) async fn attach(&self, port: Port) -> Result<Arc<Port>, NetworkError> {
+        self.in_order().await;
         let port = self.ports.insert(port);
         let attached = match self.keeper(&port.network) {
             Ok(keeper) => self.settle(&keeper, &port).await.map(|()| keeper),
@@ -55,6 +56,9 @@ impl Running {
     /// Forgets the ports of a domain whose machine is gone, or was not made, and returns them. Its interfaces are still there.
     pub(crate) async fn detach(&self, domain: Uuid) -> Vec<Arc<Port>> {
         let gone = self.ports.remove_domain(domain);
+        if !gone.is_empty() {
+            self.in_order().await;
+        }
         for port in &gone {
             let keeper = self.let_go(port).await;
             // Nobody waits for the names of what is gone.

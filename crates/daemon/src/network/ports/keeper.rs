@@ -111,7 +111,9 @@ impl Running {
         let host = self.host().await?;
         match guard::of(&kept.document, port, &kept.leases)? {
             Some(guard) => {
-                self.follow(keeper);
+                if description::is_served(&kept.document) {
+                    self.follow(keeper);
+                }
                 Ok(host.guard(guard).await?)
             }
             None => Ok(host.unguard(&port.interface).await?),
