@@ -69,6 +69,12 @@ impl Behind {
         self.run(&["ping", "-c", "1", "-W", "1", "-I", from, "10.77.1.1"]).status.success()
     }
 
+    /// What the network's name server tells this guest of a name.
+    fn resolves(&self, from: &str, name: &str) -> String {
+        let asked = ["dig", "-b", from, "@10.77.1.1", "+short", "+time=2", "+tries=2", name];
+        self.ok(&asked).trim().to_owned()
+    }
+
     /// Waits until the host answers.
     fn comes_to_reach(&self, from: &str) {
         let since = Instant::now();
@@ -83,11 +89,6 @@ impl Drop for Behind {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// What the network's name server says of a name.
-fn resolved(name: &str) -> String {
-    run("dig", &["@10.77.1.1", "+short", "+time=2", "+tries=2", name]).trim().to_owned()
 }
 
 fn port_of(place: &Place) -> String {
@@ -122,7 +123,7 @@ fn a_guest_has_the_address_that_it_was_given_and_its_name_whatever_becomes_of_da
         behind.ok(&["ip", "address", "add", "10.77.1.50/24", "dev", "eth0"]);
         assert!(!behind.reaches("10.77.1.50"), "it was given another");
         for name in ["one", "one.lab"] {
-            assert_eq!(resolved(name), address, "{name}");
+            assert_eq!(behind.resolves(&address, name), address, "{name}");
         }
         // The next daemon knows as much.
         vireod.kill();
@@ -131,14 +132,14 @@ fn a_guest_has_the_address_that_it_was_given_and_its_name_whatever_becomes_of_da
         place.ok(&["net-list"]);
         assert_eq!(port_of(&place), port);
         assert!(behind.reaches(&address) && !behind.reaches("10.77.1.50"));
-        assert_eq!(resolved("one"), address);
+        assert_eq!(behind.resolves(&address, "one"), address);
         // Its network goes and comes back.
         place.ok(&["net-destroy", "n"]);
         assert!(!behind.reaches(&address));
         place.ok(&["net-start", "n"]);
         behind.comes_to_reach(&address);
         assert!(!behind.reaches("10.77.1.50"));
-        assert_eq!(resolved("one"), address);
+        assert_eq!(behind.resolves(&address, "one"), address);
         assert_eq!(port_of(&place), port);
         let rules = || run("nft", &["list", "ruleset"]);
         assert!(rules().contains("vnet0"));
@@ -190,6 +191,7 @@ fn guards_are_what_network_and_domain_say() {
             let card = CARD.replace("<model", &format!("{more}<model"));
             let _bad = place.define_cards("bad", &card);
             place.fails(&["start", "bad"], &[message]);
+            place.ok(&["undefine", "bad"]);
         }
         drop((free, held));
         place.ok(&["destroy", "held"]);

@@ -145,7 +145,7 @@ proptest! {
         let [own, asked] = [own, asked].map(std::net::Ipv4Addr::from);
         let document = nat(&format!("<ip address='{own}' prefix='{length}'/>"));
         let guard = guard::of(&document, &port(""), &Leases::default()).unwrap().unwrap();
-        let is_in = |subnet: &Subnet| subnet.contains(asked.into());
+        let is_in = |subnet: &host_network::Subnet| subnet.contains(asked.into());
         let hosts = u32::MAX.checked_shr(length.into()).unwrap_or(0);
         let inside = u32::from(own) | hosts == u32::from(asked) | hosts;
         prop_assert_eq!(guard.addresses.iter().any(is_in), inside && own != asked);
