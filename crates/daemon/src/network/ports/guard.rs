@@ -5,8 +5,8 @@
 //! | the domain's document says some (`<ip>`, parameters of `clean-traffic`) | these and no others |
 //! | the network gives addresses by DHCP | those of its hosts with the guest's hardware address, and leases |
 //! | the network has an address without DHCP | the guest's choice in that subnet, but not the host's own |
-//! | the network has no address at all | any: there is nobody to pretend to be but other guests |
-//! | the network has addresses of the other family only | none |
+//! | neither the document nor the network says any address of either family | any: there is nobody to pretend to be but other guests |
+//! | only those of the other family are said | none |
 //!
 //! Where guests make addresses of an advertised prefix (RFC 4862), the whole prefix is theirs, but for the host's own address.
 
@@ -90,7 +90,7 @@ fn addresses(document: &Definition, port: &Port, leases: &Leases, ipv4: bool) ->
     if !fixed.is_empty() {
         return fixed;
     }
-    if document.ips.is_empty() {
+    if document.ips.is_empty() && port.addresses.is_empty() {
         let address: IpAddr = if ipv4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         return vec![Subnet { address, prefix: Some(0) }];
     }

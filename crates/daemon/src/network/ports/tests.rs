@@ -25,7 +25,7 @@ fn nat(inside: &str) -> Definition {
 
 fn port(more: &str) -> Port {
     let text = format!(
-        "<domain type='kvm'><name>one</name><devices><interface type='network'><mac address='52:54:00:00:00:01'/>\
+        "<domain type='kvm'><name>one</name><os><type>hvm</type></os><devices><interface type='network'><mac address='52:54:00:00:00:01'/>\
          <source network='n' portid='5ec2e3a0-9e4b-4f0e-8f8a-111111111111' bridge='vt0'/><target dev='vnet0'/>{more}\
          </interface></devices></domain>"
     );
@@ -64,7 +64,7 @@ fn a_document_says_which_ports_a_machine_has() {
     let port = port("");
     assert_eq!(port.uuid.to_string(), "5ec2e3a0-9e4b-4f0e-8f8a-111111111111");
     assert_eq!((&*port.network, &*port.interface, &*port.domain_name), ("n", "vnet0", "one"));
-    let off = "<domain type='kvm'><devices><interface type='network'><source network='n'/></interface>\
+    let off = "<domain type='kvm'><os><type>hvm</type></os><devices><interface type='network'><source network='n'/></interface>\
                <interface type='bridge'><source bridge='vt0'/><target dev='vnet1'/></interface></devices></domain>";
     assert_eq!(Port::all_of(Uuid([1; 16]), "off", &Domain::parse(off).unwrap()), []);
     let ports = Ports::default();
