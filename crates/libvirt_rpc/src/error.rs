@@ -113,6 +113,8 @@ numbers! {
         CpuIncompatible = 91,
         /// The domain has no such device.
         DeviceMissing = 99,
+        /// The network has no such port.
+        NoNetworkPort = 107,
         /// Nobody knows the guest's name.
         NoHostname = 108,
     }
@@ -222,6 +224,8 @@ impl RpcError {
         no_domain = NoDomain Qemu "Domain not found";
         /// No such network.
         no_network = NoNetwork Network "Network not found";
+        /// The network has no such port.
+        no_network_port = NoNetworkPort Network "network port not found";
         /// No such pool.
         no_storage_pool = NoStoragePool Storage "Storage pool not found";
         /// No such volume.

@@ -45,6 +45,7 @@ pub const IOTHREAD_INFO_MAX: usize = 16_384;
 pub const NETWORK_DHCP_LEASES_MAX: usize = 65_536;
 pub const NETWORK_LIST_MAX: usize = 16_384;
 pub const NETWORK_PORT_LIST_MAX: usize = 16_384;
+pub const NETWORK_PORT_PARAMETERS_MAX: usize = 16;
 pub const NODE_CPU_STATS_MAX: usize = 16;
 pub const NODE_DEVICE_LIST_MAX: usize = 65_536;
 pub const NODE_MAX_CELLS: usize = 1_024;

@@ -701,6 +701,20 @@ procedures! {
         -> NetworkListAllPortsReply { ports: Vec<RemoteNetworkPort> [NETWORK_PORT_LIST_MAX], ret: u32 };
     405 NetworkPortLookupByUuid "virNetworkPortLookupByUUID" [read] { network: RemoteNetwork, uuid: Uuid }
         -> NetworkPortLookupByUuidReply { port: RemoteNetworkPort };
+    406 NetworkPortCreateXml "virNetworkPortCreateXML" [write] {
+        network: RemoteNetwork, xml: String, flags: u32,
+    }
+        -> NetworkPortCreateXmlReply { port: RemoteNetworkPort };
+    407 NetworkPortGetParameters "virNetworkPortGetParameters" [read] {
+        port: RemoteNetworkPort, nparams: i32, flags: u32,
+    }
+        -> NetworkPortGetParametersReply { params: Vec<TypedParam> [NETWORK_PORT_PARAMETERS_MAX], nparams: i32 };
+    408 NetworkPortSetParameters "virNetworkPortSetParameters" [write] {
+        port: RemoteNetworkPort, params: Vec<TypedParam> [NETWORK_PORT_PARAMETERS_MAX], flags: u32,
+    } -> ();
+    409 NetworkPortGetXmlDesc "virNetworkPortGetXMLDesc" [read] { port: RemoteNetworkPort, flags: u32 }
+        -> NetworkPortGetXmlDescReply { xml: String };
+    410 NetworkPortDelete "virNetworkPortDelete" [write] { port: RemoteNetworkPort, flags: u32 } -> ();
     413 DomainListAllCheckpoints "virDomainListAllCheckpoints" [read] {
         dom: RemoteDomain, need_results: i32, flags: u32,
     }

@@ -3,6 +3,7 @@
 mod balloon;
 mod cards;
 mod on_networks;
+mod ports;
 mod usage;
 
 use std::io::{Read, Write};

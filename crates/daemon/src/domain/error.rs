@@ -38,6 +38,9 @@ pub(crate) enum DomainError {
     /// The domain has no such device.
     #[error("{0}")]
     NoDevice(String),
+    /// There is no such network.
+    #[error("{0}")]
+    NoNetwork(String),
     /// More than one thing is meant.
     #[error("{0}")]
     Ambiguous(String),

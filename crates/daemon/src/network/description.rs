@@ -8,7 +8,8 @@
 //! | `bridge/@delay='0'` with `stp='on'` | no spanning tree: the kernel has none without a delay, and guests would get no address for twice that long |
 //! | `network/@ipv6='yes'` | always so: what passes from port to port of a bridge is no matter of the host's addresses |
 //! | `ip/@localPtr` | `no` has others asked for names of the subnet's addresses that nobody here has; nobody is asked otherwise |
-//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `trustGuestRxFilters`, `vlan`, `spoofing` that is not allowed | refused: nothing here does it |
+//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `trustGuestRxFilters`, `vlan` | refused: nothing here does it |
+//! | `spoofing` | guests are held to their own addresses; if nothing is said, those of networks with `nat` are |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -118,13 +119,10 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
             "network '{name}': there is no TFTP server here: name another one in <bootp server='...'/>"
         ));
     }
-    let options = definition.extension.as_ref();
-    if options
-        .and_then(|options| options.spoofing.as_ref())
-        .is_some_and(|spoofing| spoofing.allow == YesNo::No)
-    {
+    if spoofing(definition) == Some(YesNo::No) && !definition.has_own_bridge() {
         return unsupported(format!(
-            "network '{name}': guests are not held to their own addresses yet: leave 'spoofing' out, or allow it"
+            "network '{name}': which addresses guests have is not known there: leave 'spoofing' out, and add <filterref \
+             filter='clean-traffic'> with the guest's address to domains' interfaces"
         ));
     }
     let trusts = |trusted: Option<YesNo>| trusted == Some(YesNo::Yes);
@@ -141,6 +139,18 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
         ));
     }
     Ok(())
+}
+
+/// Whether guests may pretend to be others, if that is said.
+fn spoofing(definition: &Definition) -> Option<YesNo> {
+    let spoofing = definition.extension.as_ref()?.spoofing.as_ref()?;
+    Some(spoofing.allow)
+}
+
+/// Whether all guests are held to their own addresses.
+pub(crate) fn holds_guests(definition: &Definition) -> bool {
+    let translated = definition.forward_mode() == Some(ForwardMode::Nat);
+    spoofing(definition).map_or(translated, |allowed| allowed == YesNo::No)
 }
 
 fn isolates(definition: &Definition) -> bool {
@@ -234,9 +244,14 @@ fn names_are_served(definition: &Definition) -> bool {
     !definition.ips.is_empty() && definition.dns.as_ref().is_none_or(Dns::is_enabled)
 }
 
+/// Whether anything is served in the network.
+pub(crate) fn is_served(definition: &Definition) -> bool {
+    definition.has_own_bridge() && !definition.ips.is_empty()
+}
+
 /// What is served in the network; none if nothing is.
 pub(crate) fn services(definition: &Definition) -> Result<Option<Description>, NetworkError> {
-    if !definition.has_own_bridge() || definition.ips.is_empty() {
+    if !is_served(definition) {
         return Ok(None);
     }
     let dhcp = |ipv6: bool| {

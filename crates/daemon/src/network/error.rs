@@ -12,6 +12,9 @@ pub(crate) enum NetworkError {
     /// Nobody has that UUID.
     #[error("no network with matching uuid '{0}'")]
     NoSuchUuid(Uuid),
+    /// Nobody has that name.
+    #[error("no network with matching name '{0}'")]
+    NoSuchName(String),
     /// Another network has the name.
     #[error("network '{name}' already exists with uuid {uuid}")]
     NameTaken {

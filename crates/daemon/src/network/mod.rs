@@ -11,10 +11,12 @@
 //! | `served` | the process that serves a network |
 //! | `running` | what runs: started, changed, stopped, found again |
 //! | `supervision` | the process of a network's services is there again when it has ended by itself |
+//! | `ports` | guests' interfaces on networks |
 //! | `error` | why something can't be done |
 
 mod description;
 pub(crate) mod error;
+pub(crate) mod ports;
 pub(crate) mod registry;
 pub(crate) mod running;
 mod served;
@@ -27,6 +29,7 @@ use libvirt_xml::network::Network as Definition;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::error::NetworkError;
+pub(crate) use self::ports::Port;
 pub(crate) use self::registry::{Change, Networks};
 pub(crate) use self::running::Running;
 use crate::machine_process::ProcessIdentity;

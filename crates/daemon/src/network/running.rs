@@ -6,8 +6,10 @@
 //!
 //! One change of any network's life at a time.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use host_network::{HostNetwork, Options, Watcher};
@@ -15,8 +17,9 @@ use libvirt_rpc::types::NetworkDhcpLease;
 use libvirt_xml::network::Network as Definition;
 use libvirt_xml::network::assign;
 use libvirt_xml::{MacAddress, Uuid, Value};
-use tokio::sync::{Mutex, MutexGuard, OnceCell};
+use tokio::sync::{Mutex, MutexGuard, OnceCell, watch};
 
+use super::ports::{Keeper, Ports};
 use super::served::Places;
 use super::supervision::{self, Watched};
 use super::{Affected, Live, Network, NetworkError, Networks, Served, description};
@@ -50,16 +53,23 @@ const IPV6: i32 = 1;
 /// What makes networks run.
 #[derive(Debug)]
 pub(crate) struct Running {
-    networks: Arc<Networks>,
+    /// For tasks, which do not keep it.
+    pub(super) myself: Weak<Self>,
+    pub(super) networks: Arc<Networks>,
     store: Arc<Store>,
-    places: Places,
+    pub(super) places: Places,
     options: Options,
     /// Opened when it is needed first.
     host: OnceCell<Host>,
-    /// Held by whoever changes what runs. Whether the host is known to be as the store says: until then nothing is changed.
-    turn: Mutex<bool>,
-    /// Itself, for tasks that outlive a call.
-    own: Weak<Self>,
+    /// Held by whoever changes what runs.
+    turn: Mutex<()>,
+    /// Whether it is known what runs, guests' interfaces too.
+    found: watch::Sender<bool>,
+    /// Whether the host is known to be as the store says: until then nothing is changed.
+    ordered: AtomicBool,
+    pub(super) ports: Ports,
+    /// Of running networks.
+    pub(super) keepers: parking_lot::Mutex<HashMap<Uuid, Arc<Keeper>>>,
 }
 
 /// The host, and what puts rules back.
@@ -90,7 +100,8 @@ impl Running {
         });
         let usual = settings.runtime_directory == Path::new(USUAL);
         let table = if usual { TABLE.to_owned() } else { format!("{TABLE}_{digest:016x}") };
-        Arc::new_cyclic(|own| Self {
+        Arc::new_cyclic(|myself| Self {
+            myself: myself.clone(),
             networks,
             store,
             places: Places {
@@ -101,11 +112,14 @@ impl Running {
             options: Options { table, state: runtime },
             host: OnceCell::new(),
             turn: Mutex::default(),
-            own: own.clone(),
+            found: watch::Sender::new(false),
+            ordered: AtomicBool::new(false),
+            ports: Ports::default(),
+            keepers: parking_lot::Mutex::default(),
         })
     }
 
-    async fn host(&self) -> Result<&HostNetwork, NetworkError> {
+    pub(super) async fn host(&self) -> Result<&HostNetwork, NetworkError> {
         let open = || async {
             let network = HostNetwork::open(self.options.clone())
                 .map_err(|error| NetworkError::Host(format!("{}: {error}", self.options.state.display())))?;
@@ -128,15 +142,22 @@ impl Running {
         }
     }
 
+    /// Waits until the host is in order after the start of the daemon.
+    pub(super) async fn in_order(&self) -> Result<(), NetworkError> {
+        if self.ordered.load(Ordering::Acquire) { Ok(()) } else { self.turn().await.map(drop) }
+    }
+
     /// Waits until nobody else changes what runs, and puts in order what is not: rules of all networks are made together, so a change of
     /// one would take away those of others that are not known yet.
-    pub(super) async fn turn(&self) -> Result<MutexGuard<'_, bool>, NetworkError> {
-        let mut in_order = self.turn.lock().await;
-        if !*in_order {
+    pub(super) async fn turn(&self) -> Result<MutexGuard<'_, ()>, NetworkError> {
+        // The sender is in `self`.
+        let _ = self.found.subscribe().wait_for(|found| *found).await;
+        let turn = self.turn.lock().await;
+        if !self.ordered.load(Ordering::Acquire) {
             self.put_in_order().await?;
-            *in_order = true;
+            self.ordered.store(true, Ordering::Release);
         }
-        Ok(in_order)
+        Ok(turn)
     }
 
     fn known(&self, uuid: Uuid) -> Result<Arc<Network>, NetworkError> {
@@ -152,7 +173,7 @@ impl Running {
 
     /// Makes all of a network, or nothing.
     async fn make(&self, uuid: Uuid, document: Definition) -> Result<Live, NetworkError> {
-        let (wanted, services) = (description::host(&document)?, description::services(&document)?);
+        let (wanted, services) = (description::host(&document)?, self.services(&document)?);
         let host = self.host().await?;
         host.check(&wanted, &self.others(uuid)).await?;
         host.start(&wanted).await?;
@@ -240,6 +261,7 @@ impl Running {
         put: impl FnOnce(Option<&Network>, Live) -> Result<Option<Network>, NetworkError>,
     ) -> Result<Arc<Network>, NetworkError> {
         let live = self.make(uuid, document).await?;
+        self.keep(uuid, &live.document);
         let put = self.networks.change(&self.store, uuid, |before| put(before, live.clone()));
         let remembered = match put {
             Ok(change) => self.networks.settle(change).await,
@@ -248,9 +270,11 @@ impl Running {
         match remembered {
             Ok(after) => {
                 self.supervise(uuid, &live, 0);
+                self.attach_again(&live.document).await;
                 after.ok_or_else(|| NetworkError::Broken("a started network is gone".to_owned()))
             }
             Err(error) => {
+                self.keep_no_more(uuid);
                 if let Err(left) = self.unmake(uuid, &live).await {
                     tracing::warn!("what was made of network {uuid} stays: {left}");
                 }
@@ -267,6 +291,7 @@ impl Running {
             return Err(NetworkError::Invalid(format!("network '{}' is not active", network.name())));
         };
         self.unmake(uuid, live).await?;
+        self.keep_no_more(uuid);
         let change = self.networks.change_known(&self.store, uuid, |before| Ok(before.without_live()))?;
         let after = self.networks.settle(change).await?;
         if after.is_none() {
@@ -345,16 +370,11 @@ impl Running {
     /// Makes what runs by one document run by another.
     async fn apply(&self, uuid: Uuid, before: &Live, after: &Live) -> Result<(), NetworkError> {
         let (old, new) = (before.on_host()?, after.on_host()?);
-        let services = description::services(&after.document)?;
+        description::services(&after.document)?;
         if old != new {
             self.host().await?.start(&new).await?;
         }
-        match services {
-            Some(services) if description::services(&before.document)?.as_ref() != Some(&services) => {
-                self.places.change(uuid, &services).await
-            }
-            _ => Ok(()),
-        }
+        self.redescribe(uuid, &after.document).await
     }
 
     /// What guests of a network have been given, or one of them.
@@ -406,34 +426,15 @@ impl Running {
     }
 
     fn live(&self, name: &str) -> Result<Live, NetworkError> {
-        let missing =
-            || NetworkError::Host(format!("Network not found: no network with matching name '{name}'"));
-        let network = self.networks.by_name(name).ok_or_else(missing)?;
+        let network = self.networks.by_name(name);
+        let network = network.ok_or_else(|| NetworkError::NoSuchName(name.to_owned()))?;
         let inactive = || NetworkError::Invalid(format!("network '{name}' is not active"));
         network.live().cloned().ok_or_else(inactive)
     }
 
-    /// Makes a guest's interface, which is a port of a network's bridge, as the network wants its ports.
-    pub(crate) async fn attach(
-        &self,
-        name: &str,
-        portgroup: Option<&str>,
-        tap: &str,
-    ) -> Result<(), NetworkError> {
-        let document = self.live(name)?.document;
-        let described = description::host(&document)?;
-        let group = description::port_group(&document, portgroup)?;
-        if described.isolated_ports {
-            self.host().await?.connect(&described, tap).await?;
-        }
-        if let Some(limits) = group.and_then(description::group_limits) {
-            self.host().await?.limit(tap, limits).await?;
-        }
-        Ok(())
-    }
-
     /// Puts in order what runs, as the store says it, and starts what starts with the daemon.
     pub(crate) async fn find(&self) {
+        self.found.send_replace(true);
         if let Err(error) = self.turn().await.map(drop) {
             tracing::error!("{error}: tried again before the next change of a network");
         }
@@ -463,7 +464,8 @@ impl Running {
         if known.is_empty() && !self.options.state.exists() {
             return Ok(());
         }
-        let failed = match self.host().await?.repair(&running, Vec::new()).await {
+        let guards = self.guards().await;
+        let failed = match self.host().await?.repair(&running, guards).await {
             Ok(failed) => failed,
             // Who may not make networks has none, and hears of it from who tries.
             Err(error) if known.is_empty() && error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -484,7 +486,9 @@ impl Running {
             if let Err(error) = result {
                 tracing::error!("network '{}' does not run any more: {error}", network.name());
                 self.gone(uuid, live).await;
+                continue;
             }
+            self.attach_again(&live.document).await;
         }
         Ok(())
     }
@@ -493,7 +497,7 @@ impl Running {
     async fn serve_again(&self, uuid: Uuid, live: &Live) -> Result<(), NetworkError> {
         // What is not understood any more has lost its bridge.
         description::host(&live.document)?;
-        let services = description::services(&live.document)?;
+        let services = self.services(&live.document)?;
         if let (Some(served), Some(services)) = (&live.services, services)
             && self.places.find(uuid, &served.process)?.is_some()
         {
@@ -516,7 +520,7 @@ impl Running {
         live: &Live,
         attempts: u32,
     ) -> Result<(), NetworkError> {
-        let Some(services) = description::services(&live.document)? else { return Ok(()) };
+        let Some(services) = self.services(&live.document)? else { return Ok(()) };
         // What the former left behind.
         self.places.end(uuid, live.services.as_ref().map(|served| &served.process)).await?;
         let served = self.places.start(uuid, &services).await?;
@@ -528,6 +532,7 @@ impl Running {
         match settled {
             Ok(live) => {
                 self.supervise(uuid, &live, attempts);
+                self.served_anew(uuid);
                 Ok(())
             }
             Err(error) => {
@@ -554,7 +559,7 @@ impl Running {
         let Some(Served { process: identity, .. }) = live.services.clone() else { return };
         match self.places.find(uuid, &identity) {
             Ok(process) => {
-                supervision::begin(self.own.clone(), Watched { uuid, identity, process, attempts });
+                supervision::begin(self.myself.clone(), Watched { uuid, identity, process, attempts });
             }
             Err(error) => tracing::error!("services of network {uuid} are not watched: {error}"),
         }
@@ -569,6 +574,7 @@ impl Running {
 
     /// A network that ran does not any more.
     async fn gone(&self, uuid: Uuid, live: &Live) {
+        self.keep_no_more(uuid);
         if let Err(error) = self.unmake(uuid, live).await {
             tracing::warn!("what was made of network {uuid} stays: {error}");
         }

@@ -74,7 +74,7 @@ impl Places {
         self.runtime.join(uuid.to_string())
     }
 
-    fn socket(&self, uuid: Uuid) -> PathBuf {
+    pub(super) fn socket(&self, uuid: Uuid) -> PathBuf {
         self.of(uuid).join("control")
     }
 

@@ -17,7 +17,7 @@
 //! |---|---|
 //! | `portForward` | a port of the host that leads to a guest: `proto` is `tcp` or `udp`, `address` one address of the host (all if none), `toPort` is `port` if none |
 //! | `dhcpOption` | an option that DHCPv4 sends (RFC 2132): IPv4 addresses with commas between, or with `type` `text`, `byte`, `word`, `long`, `hex` |
-//! | `spoofing` | whether guests may send with addresses that are not theirs; without it nothing is said of that |
+//! | `spoofing` | whether guests may send with addresses that are not theirs; without it those of networks with address translation may not |
 
 use std::net::IpAddr;
 

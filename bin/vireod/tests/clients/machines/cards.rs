@@ -6,7 +6,7 @@ use super::*;
 use crate::own_network::run;
 
 /// Runs `test` in a network of its own with a bridge `br0`.
-fn in_network(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_network(test: impl FnOnce() + Send + 'static) {
     crate::own_network::in_network(|| {
         run("ip", &["link", "add", "br0", "type", "bridge"]);
         run("ip", &["link", "set", "br0", "up"]);
@@ -28,7 +28,7 @@ fn card(mac: u8, more: &str) -> String {
 }
 
 impl Place {
-    fn define_cards<'a>(&'a self, name: &'static str, cards: &str) -> Guest<'a> {
+    pub(super) fn define_cards<'a>(&'a self, name: &'static str, cards: &str) -> Guest<'a> {
         let text = document(name, "", "").replace("<devices>", &format!("<devices>{cards}"));
         self.ok(&["define", &self.write(&format!("{name}.xml"), text)]);
         Guest { place: self, name }
@@ -52,7 +52,7 @@ impl Place {
 }
 
 /// Reads what the guest prints until it has printed `wanted`.
-fn hear(terminal: &mut File, wanted: &str) {
+pub(super) fn hear(terminal: &mut File, wanted: &str) {
     let (mut heard, mut buffer) = (String::new(), [0; 256]);
     let patience = Timespec { tv_sec: 30, tv_nsec: 0 };
     while !heard.contains(wanted) {

@@ -46,11 +46,11 @@ use libvirt_xml::domain::{CrashAction, Domain, LifecycleAction};
 use machine_spec::MachineSpec;
 use machine_spec::wire::VmConfig;
 
-pub(crate) use self::devices::net_id;
 pub use self::devices::{
     BackingImage, BalloonDemands, ConsolePlace, MachineDevice, PlannedConsole, PlannedDevice, TapDemand,
     TapSource, balloon_demands,
 };
+pub(crate) use self::devices::{fixed_addresses, net_id};
 pub use self::host::{CpuDemands, HostDemands, MemoryDemands, RequiredFeature};
 use self::rules::Ability;
 

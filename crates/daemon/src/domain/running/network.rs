@@ -1,7 +1,6 @@
 //! The interfaces that machines have on the host: made before a process that opens them, removed after its end.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::edit::Device;
@@ -14,12 +13,13 @@ use crate::domain::machine::{MachinePlan, TapDemand, TapSource, net_id};
 use crate::domain::{Affected, Domain, DomainError, Form, device};
 use crate::host_network::{Connected, HostNetworkError};
 use crate::machine_process::ControlClient;
-use crate::network::NetworkError;
+use crate::network::{NetworkError, Port};
 
 fn network_error(error: NetworkError) -> DomainError {
     match error {
         NetworkError::Invalid(text) => DomainError::Invalid(text),
         NetworkError::Unsupported(text) => DomainError::Unsupported(text),
+        error @ NetworkError::NoSuchName(_) => DomainError::NoNetwork(error.to_string()),
         other => DomainError::Machine(other.to_string()),
     }
 }
@@ -31,27 +31,40 @@ async fn set_link(control: &ControlClient, card: usize, link: Option<&Link>) -> 
     done.map(drop).map_err(|error| control_error(&error))
 }
 
-/// Names of interfaces by network card, as they are planned.
-pub(super) fn names(plan: &MachinePlan) -> Vec<(usize, String)> {
-    let cards = plan.config.net.iter().flatten().enumerate();
-    cards.filter_map(|(index, card)| Some((index, card.tap.clone()?))).collect()
+/// Writes into a machine's document which interfaces its cards have on the host, and which ports of which bridges they are.
+fn show(document: &mut Definition, connected: &[Connected], demands: &[TapDemand]) {
+    for Connected { index, name, .. } in connected {
+        let Some(interface) = document.devices.interfaces.get_mut(*index) else { continue };
+        interface.target.get_or_insert_default().dev = Some(name.clone());
+        let demand = demands.iter().find(|demand| demand.index == *index);
+        if let (InterfaceType::Network, Some(source)) = (interface.kind, &mut interface.source) {
+            source.port_id = Some(Port::new_uuid());
+            source.bridge = demand.and_then(|demand| match &demand.source {
+                TapSource::Bridge { name } => Some(name.clone()),
+                _ => None,
+            });
+        }
+    }
 }
 
 impl Machines {
-    /// Connects a machine's network cards, and writes into its plan how. The names of interfaces that were made for it.
+    /// Connects a machine's network cards, and writes into its plan and its document how. The names of interfaces that were made for it.
     pub(super) async fn connect(
         &self,
-        directory: &Path,
+        domain: &Domain,
         plan: &mut MachinePlan,
+        document: &mut Definition,
     ) -> Result<Vec<String>, DomainError> {
+        let directory = self.directory(domain.uuid());
         let demands = plan.taps.iter().map(|demand| self.on_bridge(demand)).collect::<Result<Vec<_>, _>>()?;
-        let connected = self.network.connect(directory, &demands).await.map_err(|error| match error {
+        let connected = self.network.connect(&directory, &demands).await.map_err(|error| match error {
             HostNetworkError::Unsupported { .. } => DomainError::Unsupported(error.to_string()),
             HostNetworkError::Host { .. } => DomainError::Machine(error.to_string()),
         })?;
-        if let Err(error) = self.attach(plan, &connected).await {
+        show(document, &connected, &demands);
+        if let Err(error) = self.attach(domain, document).await {
             let made: Vec<_> = connected.into_iter().filter(|one| one.made).map(|one| one.name).collect();
-            self.network.remove(directory, &made).await;
+            self.network.remove(&directory, &made).await;
             return Err(error);
         }
         let mut made = Vec::new();
@@ -73,27 +86,15 @@ impl Machines {
         Ok(TapDemand { source: TapSource::Bridge { name }, ..demand.clone() })
     }
 
-    /// Makes interfaces as their virtual networks want them.
-    async fn attach(&self, plan: &MachinePlan, connected: &[Connected]) -> Result<(), DomainError> {
-        for demand in &plan.taps {
-            let TapSource::Network { name, portgroup } = &demand.source else { continue };
-            let Some(tap) = connected.iter().find(|tap| tap.index == demand.index) else { continue };
-            let attached = self.networks.attach(name, portgroup.as_deref(), &tap.name).await;
-            attached.map_err(network_error)?;
-        }
-        Ok(())
-    }
-
-    /// Shows in a machine's document which bridges its virtual networks have.
-    pub(super) fn show_bridges(&self, document: &mut Definition) {
-        for interface in &mut document.devices.interfaces {
-            if interface.kind == InterfaceType::Network
-                && let Some(source) = &mut interface.source
-                && let Some(name) = &source.network
-            {
-                source.bridge = self.networks.bridge(name).ok();
+    /// Makes interfaces ports of their virtual networks.
+    async fn attach(&self, domain: &Domain, document: &Definition) -> Result<(), DomainError> {
+        for port in Port::all_of(domain.uuid(), domain.name(), document) {
+            if let Err(error) = self.networks.attach(port).await {
+                self.networks.detach(domain.uuid()).await;
+                return Err(network_error(error));
             }
         }
+        Ok(())
     }
 
     /// Changes a network card of a running machine, of which only the cable can be.

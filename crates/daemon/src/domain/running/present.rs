@@ -61,12 +61,7 @@ pub(super) fn consoles(plan: &MachinePlan, info: &Value) -> Vec<Console> {
 }
 
 /// Writes what the machine has got into its document.
-pub(super) fn complete(document: &mut Definition, consoles: &[Console], taps: &[(usize, String)]) {
-    for (index, tap) in taps {
-        if let Some(interface) = document.devices.interfaces.get_mut(*index) {
-            interface.target.get_or_insert_default().dev = Some(tap.clone());
-        }
-    }
+pub(super) fn complete(document: &mut Definition, consoles: &[Console]) {
     set_channels(document, &[]);
     let devices = &mut document.devices;
     for serial in devices.serials.iter_mut().chain(&mut devices.channels) {

@@ -22,6 +22,7 @@ use super::{Console, Lifecycle, MOST_WAITING, Machine, Machines, Start};
 use crate::domain::machine::lifecycle;
 use crate::domain::{Document, DomainError, Form, Live, Status};
 use crate::machine_process::{Ending, EventTail, MachineEvent, MachineProcess, ProcessIdentity};
+use crate::network::Port;
 
 /// A running machine as it is written down.
 #[derive(Debug, Serialize, Deserialize)]
@@ -138,6 +139,9 @@ impl Machines {
             confinement,
             confining: AtomicBool::new(false),
         });
+        if let Some(definition) = &definition {
+            self.networks.found(Port::all_of(uuid, domain.name(), definition));
+        }
         let status = Status { state: record.state, reason: record.reason };
         let document = Document::remembered(record.document);
         let live = domain.with_live(record.id, status, document, &machine).with_consoles(record.consoles);
@@ -173,9 +177,8 @@ impl Machines {
         };
         let definition = left.map(|(definition, _)| definition.clone().without_live_details());
         let machines = Arc::clone(self);
-        let directory = self.directory(uuid);
         tokio::spawn(async move {
-            machines.forget(&directory, &taps).await;
+            machines.forget(uuid, &taps).await;
             let domain = machines.domains.by_uuid(uuid);
             machines.switch_off(uuid, farewell).await;
             let (Some(domain), Some(definition), true) = (domain, definition, again) else { return };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
+use libvirt_xml::Uuid;
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::assign;
 use parking_lot::Mutex;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::watch::{FAILED, Request, STOPPED, STOPPED_FAILED, Watch};
-use super::{MOST_WAITING, Machine, Machines, Notice, network, present};
+use super::{MOST_WAITING, Machine, Machines, Notice, present};
 use crate::console;
 use crate::domain::machine::{MachinePlan, machine};
 use crate::domain::{Document, Domain, DomainError, PAUSED, RUNNING, Status};
@@ -84,7 +85,7 @@ async fn bring_up(
     let watch = match Watch::new(machines, domain.uuid(), Arc::clone(&machine), requests) {
         Ok(watch) => watch,
         Err(error) => {
-            clear_away(machines, &machine).await;
+            clear_away(machines, domain.uuid(), &machine).await;
             return Err(error);
         }
     };
@@ -98,7 +99,7 @@ async fn bring_up(
     let change = match change {
         Ok(change) => change,
         Err(error) => {
-            clear_away(machines, &machine).await;
+            clear_away(machines, domain.uuid(), &machine).await;
             return Err(error);
         }
     };
@@ -106,8 +107,7 @@ async fn bring_up(
         machines.domains.settle(change).await?;
         let info = boot(&machine, &plan, paused).await?;
         let consoles = present::consoles(&plan, &info);
-        present::complete(&mut document, &consoles, &network::names(&plan));
-        machines.show_bridges(&mut document);
+        present::complete(&mut document, &consoles);
         let status = if paused { BOOTED_PAUSED } else { BOOTED };
         let change = machines.domains.change(&machines.store, domain.uuid(), |before| {
             let live = before.running()?;
@@ -143,7 +143,7 @@ async fn prepare(
     let looked = tokio::task::spawn_blocking(move || (looking.places(uuid, &document), document));
     let looked =
         looked.await.map_err(|error| DomainError::Broken(format!("looking for volumes ended: {error}")));
-    let (places, document) = looked?;
+    let (places, mut document) = looked?;
     let mut plan =
         machine(&document, &places).map_err(|refusal| DomainError::Unsupported(refusal.to_string()))?;
     if plan.consoles.iter().any(|console| console.place.log(&plan.config).is_some()) {
@@ -157,18 +157,18 @@ async fn prepare(
         empty_logs(&plan).await?;
     }
     let directory = machines.directory(uuid);
-    let taps = machines.connect(&directory, &mut plan).await?;
+    let taps = machines.connect(domain, &mut plan, &mut document).await?;
     let confinement = match machines.prepare_confinement(uuid, &plan.host).await {
         Ok(confinement) => confinement,
         Err(error) => {
-            machines.forget(&directory, &taps).await;
+            machines.forget(uuid, &taps).await;
             return Err(error);
         }
     };
     let process = match launch(&machines.layout.program, &directory).await {
         Ok(process) => process,
         Err(error) => {
-            machines.forget(&directory, &taps).await;
+            machines.forget(uuid, &taps).await;
             return Err(DomainError::Machine(error.to_string()));
         }
     };
@@ -186,7 +186,7 @@ async fn prepare(
         confining: AtomicBool::new(false),
     };
     if let Err(error) = machine.confine(&plan.host).await {
-        clear_away(machines, &machine).await;
+        clear_away(machines, uuid, &machine).await;
         return Err(error);
     }
     Ok(Ascent { machine: Arc::new(machine), plan, document, requests })
@@ -231,7 +231,7 @@ fn ended(process: &MachineProcess, how: &str) -> DomainError {
 
 /// Takes back a start that has been seen.
 async fn give_up(machines: &Machines, domain: &Domain, machine: &Arc<Machine>) {
-    clear_away(machines, machine).await;
+    clear_away(machines, domain.uuid(), machine).await;
     let change =
         machines.domains.change(&machines.store, domain.uuid(), |before| Ok(before.without_live(FAILED)));
     match change {
@@ -250,20 +250,23 @@ async fn give_up(machines: &Machines, domain: &Domain, machine: &Arc<Machine>) {
 }
 
 /// Ends a process whatever it does, and removes what was made for it.
-async fn clear_away(machines: &Machines, machine: &Machine) {
+async fn clear_away(machines: &Machines, uuid: Uuid, machine: &Machine) {
     if let Err(error) = machine.process.kill() {
         tracing::error!("a machine's process that did not start can't be ended: {error}");
         return;
     }
     machine.process.ended().await;
-    machines.forget(machine.process.directory(), &machine.taps).await;
+    machines.forget(uuid, &machine.taps).await;
 }
 
 impl Machines {
     /// Removes what a machine that is gone has left on the host.
-    pub(super) async fn forget(&self, directory: &Path, taps: &[String]) {
-        self.network.remove(directory, taps).await;
-        let (directory, limits) = (directory.to_owned(), self.limits.clone());
+    pub(super) async fn forget(&self, uuid: Uuid, taps: &[String]) {
+        // Nobody can send any more, and the names of its interfaces may be another's as soon as they are gone.
+        self.networks.detach(uuid).await;
+        let directory = self.directory(uuid);
+        self.network.remove(&directory, taps).await;
+        let limits = self.limits.clone();
         let removed = tokio::task::spawn_blocking(move || {
             // Its group has the same name.
             if let Some(name) = directory.file_name().and_then(|name| name.to_str()) {

@@ -246,6 +246,7 @@ fn domain_error(error: &DomainError) -> RpcError {
         DomainError::Invalid(_) => RpcError::invalid_operation(text),
         DomainError::Argument(_) => RpcError::invalid_argument(text),
         DomainError::NoDevice(_) => RpcError::no_device(text),
+        DomainError::NoNetwork(_) => RpcError::no_network(text),
         DomainError::Unsupported(_) => RpcError::unsupported_configuration(text),
         DomainError::Xml(error) => document_error(error),
         DomainError::Host(_) => RpcError::system(text),

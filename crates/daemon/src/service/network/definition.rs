@@ -6,6 +6,7 @@ use libvirt_rpc::RpcError;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::RemoteNetwork;
+use libvirt_xml::network::Network as Definition;
 use libvirt_xml::network::update::{Command, Section};
 
 use super::{Lifecycle, network_error, only, remote};
@@ -65,9 +66,14 @@ async fn document(
     only(call.flags, INACTIVE)?;
     let network = daemon.network(&call.net)?;
     let defined = network.definition().filter(|_| call.flags & INACTIVE != 0);
-    let document = defined.or(network.present());
-    let xml = document.ok_or_else(|| RpcError::internal("a network without document"))?.to_xml();
-    Ok(NetworkGetXmlDescReply { xml })
+    let Some(document) = defined.or(network.present()) else {
+        return Err(RpcError::internal("a network without document"));
+    };
+    let guests = daemon.running_networks.ports().count(network.name());
+    let connections = u32::try_from(guests).ok().filter(|guests| *guests > 0);
+    let connections = connections.filter(|_| defined.is_none() && network.is_active());
+    let shown = Definition { connections, ..document.clone() };
+    Ok(NetworkGetXmlDescReply { xml: shown.to_xml() })
 }
 
 async fn set_autostart(

@@ -1,11 +1,12 @@
 //! Networks: libvirt's procedures over `crate::network`, which does the work.
 //!
-//! Ports of networks (virNetworkPort…) are a matter between libvirt's own daemons; they are answered as not supported.
+//! Ports of networks (virNetworkPort…) are shown; they come and go with domains' interfaces.
 
 mod definition;
 mod lifecycle;
 mod list;
 mod metadata;
+mod ports;
 
 use std::sync::Arc;
 
@@ -20,9 +21,9 @@ use super::{Daemon, document_error};
 use crate::network::{Change, Network, NetworkError};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
-    [list::register, definition::register, lifecycle::register, metadata::register]
-        .into_iter()
-        .fold(table, |table, register| register(table))
+    let families =
+        [list::register, definition::register, lifecycle::register, metadata::register, ports::register];
+    families.into_iter().fold(table, |table, register| register(table))
 }
 
 /// What happens to a network, with the numbers of virNetworkEventLifecycleType.
@@ -88,7 +89,7 @@ fn only(flags: u32, known: u32) -> Result<(), RpcError> {
 fn network_error(error: &NetworkError) -> RpcError {
     let text = error.to_string();
     let rpc = match error {
-        NetworkError::NoSuchUuid(_) => RpcError::no_network(text),
+        NetworkError::NoSuchUuid(_) | NetworkError::NoSuchName(_) => RpcError::no_network(text),
         NetworkError::NameTaken { .. } | NetworkError::UuidTaken { .. } | NetworkError::TooMany(_) => {
             RpcError::operation_failed(text)
         }

@@ -4,6 +4,7 @@ mod balloon;
 mod characters;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use libvirt_xml::domain::Domain;
@@ -343,6 +344,7 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
         let Some(source) = tap_source(&path, interface, findings) else { continue };
         let index = configs.len();
         let Some(config) = net_config(&path, interface, index, findings) else { continue };
+        check_addresses(&path, interface, findings);
         planned.paths.insert(format!("net[{index}]"), path.clone());
         let target = interface.target.as_ref();
         let name = target.and_then(|target| target.dev.clone());
@@ -366,6 +368,37 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
 /// The identifier of a network card in the machine's description.
 pub(crate) fn net_id(index: usize) -> String {
     format!("net{index}")
+}
+
+/// The addresses that a document says its guest has on an interface.
+///
+/// # Errors
+/// What can't be read as an address, and where that is below the interface.
+pub(crate) fn fixed_addresses(interface: &Interface) -> Result<Vec<IpAddr>, (&'static str, String)> {
+    let ips = interface.ips.iter().map(|ip| ("ip/@address", &ip.address));
+    let parameters = interface.filter.iter().flat_map(|filter| &filter.parameters);
+    let parameters = parameters.filter(|parameter| matches!(&*parameter.name, "IP" | "IPV6"));
+    let parameters = parameters.map(|parameter| ("filterref/parameter/@value", &parameter.value));
+    let read = |(place, text): (&'static str, &String)| {
+        text.trim().parse().map_err(|_| (place, format!("'{text:.64}' is no IP address")))
+    };
+    ips.chain(parameters).map(read).collect()
+}
+
+/// Refuses what is said of a guest's addresses where nobody looks at them.
+fn check_addresses(path: &str, interface: &Interface, findings: &mut Findings) {
+    if let Err((place, reason)) = fixed_addresses(interface) {
+        findings.refuse(&format!("{path}/{place}"), reason, "write it as 192.168.122.10 or fd00::10");
+    }
+    if interface.kind == InterfaceType::Network {
+        return;
+    }
+    for (said, element) in [(interface.filter.is_some(), "filterref"), (!interface.ips.is_empty(), "ip")] {
+        if said {
+            let reason = "only guests on networks are held to their addresses";
+            findings.refuse(&format!("{path}/{element}"), reason, "use type='network', or leave it out");
+        }
+    }
 }
 
 fn tap_source(path: &str, interface: &Interface, findings: &mut Findings) -> Option<TapSource> {
