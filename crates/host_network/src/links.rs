@@ -30,6 +30,10 @@ pub(crate) struct Link {
     pub(crate) alias: Option<String>,
     pub(crate) up: bool,
     pub(crate) mac: Vec<u8>,
+    /// Largest payload of a frame, bytes.
+    pub(crate) mtu: Option<u32>,
+    /// Number of the interface that it lies on.
+    pub(crate) lower: Option<u32>,
     pub(crate) statistics: Statistics,
     kind: Option<InfoKind>,
 }
@@ -63,6 +67,8 @@ impl Link {
             alias: None,
             up: message.header.flags.contains(LinkFlags::Up),
             mac: Vec::new(),
+            mtu: None,
+            lower: None,
             statistics: Statistics::default(),
             kind: None,
         };
@@ -71,6 +77,8 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Address(mac) => link.mac = mac,
+                LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
+                LinkAttribute::Link(lower) => link.lower = Some(lower),
                 LinkAttribute::Stats64(of) => {
                     link.statistics = Statistics {
                         received_bytes: of.rx_bytes,
@@ -100,9 +108,19 @@ impl Link {
         self.kind == Some(InfoKind::Bridge)
     }
 
+    /// Whether it is a TUN or TAP interface.
+    pub(crate) fn is_tun(&self) -> bool {
+        self.kind == Some(InfoKind::Tun)
+    }
+
     /// Whether it is a tap on another interface.
     pub(crate) fn is_macvtap(&self) -> bool {
         self.kind == Some(InfoKind::MacVtap)
+    }
+
+    /// Whether it is one of several interfaces that share another one.
+    pub(crate) fn is_on(&self, device: &Self) -> bool {
+        matches!(self.kind, Some(InfoKind::MacVtap | InfoKind::MacVlan)) && self.lower == Some(device.index)
     }
 }
 
@@ -170,6 +188,24 @@ impl Links {
     /// Gives an interface its alias.
     pub(crate) async fn set_alias(&self, index: u32, alias: &str) -> io::Result<()> {
         self.set(change(index).alias(alias).build()).await
+    }
+
+    /// Gives an interface its Ethernet address.
+    pub(crate) async fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        self.set(change(index).address(mac.to_vec()).build()).await
+    }
+
+    /// Sets the largest payload of a frame, bytes.
+    pub(crate) async fn set_mtu(&self, index: u32, bytes: u32) -> io::Result<()> {
+        self.set(change(index).mtu(bytes).build()).await
+    }
+
+    /// Lets an interface take frames to all groups, not only to those that the host is a member of.
+    pub(crate) async fn set_all_multicast(&self, index: u32) -> io::Result<()> {
+        let mut message = change(index).build();
+        message.header.flags |= LinkFlags::Allmulti;
+        message.header.change_mask |= LinkFlags::Allmulti;
+        self.set(message).await
     }
 
     /// Brings an interface up or takes it down.

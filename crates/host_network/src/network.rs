@@ -188,6 +188,14 @@ pub struct Bandwidth {
     pub outbound: Option<Limit>,
 }
 
+impl Bandwidth {
+    /// For the other end.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { inbound: self.outbound, outbound: self.inbound }
+    }
+}
+
 /// A limit of what passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {

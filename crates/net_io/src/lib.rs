@@ -16,4 +16,4 @@ mod vectors;
 pub use backend::{NetBackend, NetError, Offloads, VNET_HEADER_BYTES};
 pub use capture::{Capture, CaptureFile};
 pub use loopback::Loopback;
-pub use tap::{NewTap, Tap, TapOptions};
+pub use tap::{Tap, TapOptions};

@@ -17,7 +17,7 @@ use host_network::{
     Bandwidth, BridgeSettings, Kind, Limit, MacvtapMode, Nat, Network, PortForward, Protocol, Route,
     Services, Subnet,
 };
-use libvirt_xml::domain::interface::{self, ForwardProtocol, MacTableManager};
+use libvirt_xml::domain::interface::{self, ForwardProtocol, MacTableManager, SourceMode};
 use libvirt_xml::network::addresses::{Dhcp, Ip, Lease};
 use libvirt_xml::network::dns::Dns;
 use libvirt_xml::network::extension::{DhcpOption, OptionType};
@@ -25,7 +25,7 @@ use libvirt_xml::network::{Forward, ForwardMode, Network as Definition, PortGrou
 use libvirt_xml::{OnOff, YesNo};
 use network_services::description::{self as served, Description};
 
-use super::NetworkError;
+use super::{NetworkError, Uplink};
 
 /// Where name servers are asked.
 pub(crate) const DNS_PORT: u16 = 53;
@@ -94,6 +94,26 @@ pub(crate) fn with_names_at(mut network: Network, dns_port: Option<u16>) -> Netw
 pub(crate) fn check(definition: &Definition) -> Result<(), NetworkError> {
     made(definition)?;
     services(definition).map(drop)
+}
+
+/// What guests are connected to.
+pub(crate) fn uplink(definition: &Definition) -> Result<Uplink, NetworkError> {
+    if let Kind::Macvtap { mode, devices } = kind(definition) {
+        let mode = match mode {
+            MacvtapMode::Bridge => SourceMode::Bridge,
+            MacvtapMode::Private => SourceMode::Private,
+            MacvtapMode::Vepa => SourceMode::Vepa,
+            MacvtapMode::Passthrough => SourceMode::Passthrough,
+        };
+        return Ok(Uplink::Devices(devices, mode));
+    }
+    match definition.bridge_name() {
+        Some(bridge) => Ok(Uplink::Bridge(bridge.to_owned())),
+        None => {
+            let name = definition.name.as_deref().unwrap_or_default();
+            unsupported(format!("network '{name}' has neither a bridge nor interfaces"))
+        }
+    }
 }
 
 /// What nobody here does.

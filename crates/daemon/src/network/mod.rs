@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::error::NetworkError;
 pub(crate) use self::ports::Port;
 pub(crate) use self::registry::{Change, Networks};
-pub(crate) use self::running::Running;
+pub(crate) use self::running::{Running, Uplink};
 use crate::machine_process::ProcessIdentity;
 use crate::store::{Kind, Record};
 

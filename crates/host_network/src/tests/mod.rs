@@ -4,6 +4,7 @@ mod beside_others;
 mod guards;
 mod limits;
 mod passing;
+mod taps;
 mod undone;
 
 use std::future::Future;

@@ -108,7 +108,7 @@ impl HostAbilities {
 /// A machine, and what has to be around it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MachinePlan {
-    /// The machine; interfaces have no tap yet.
+    /// The machine; interfaces have no descriptors yet.
     pub config: VmConfig,
     /// What the devices of the document became.
     pub devices: Vec<PlannedDevice>,

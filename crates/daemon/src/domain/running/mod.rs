@@ -127,8 +127,8 @@ enum Intent {
 #[derive(Debug)]
 pub(crate) struct Machine {
     process: MachineProcess,
-    /// Interfaces of the host that were made for it.
-    taps: Vec<String>,
+    /// Interfaces of the host that were made for it, and are not gone with its process.
+    interfaces: Vec<String>,
     lifecycle: Lifecycle,
     /// When it was started.
     started: SystemTime,

@@ -1,6 +1,7 @@
 //! The interfaces that machines have on the host: made before a process that opens them, removed after its end.
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::edit::Device;
@@ -11,9 +12,9 @@ use super::Machines;
 use super::watch::control_error;
 use crate::domain::machine::{MachinePlan, TapDemand, TapSource, net_id};
 use crate::domain::{Affected, Domain, DomainError, Form, device};
-use crate::host_network::{Connected, HostNetworkError};
+use crate::host_network::{Connected, HostNetworkError, lasting};
 use crate::machine_process::ControlClient;
-use crate::network::{NetworkError, Port};
+use crate::network::{NetworkError, Port, Uplink};
 
 fn network_error(error: NetworkError) -> DomainError {
     match error {
@@ -33,57 +34,83 @@ async fn set_link(control: &ControlClient, card: usize, link: Option<&Link>) -> 
 
 /// Writes into a machine's document which interfaces its cards have on the host, and which ports of which bridges they are.
 fn show(document: &mut Definition, connected: &[Connected], demands: &[TapDemand]) {
-    for Connected { index, name, .. } in connected {
+    for (Connected { index, name, device, .. }, demand) in connected.iter().zip(demands) {
         let Some(interface) = document.devices.interfaces.get_mut(*index) else { continue };
         interface.target.get_or_insert_default().dev = Some(name.clone());
-        let demand = demands.iter().find(|demand| demand.index == *index);
-        if let (InterfaceType::Network, Some(source)) = (interface.kind, &mut interface.source) {
-            source.port_id = Some(Port::new_uuid());
-            source.bridge = demand.and_then(|demand| match &demand.source {
-                TapSource::Bridge { name } => Some(name.clone()),
-                _ => None,
-            });
+        let Some(source) = &mut interface.source else { continue };
+        source.port_id = source.network.as_ref().map(|_| Port::new_uuid());
+        match &demand.source {
+            TapSource::Bridge { name } if interface.kind == InterfaceType::Network => {
+                source.bridge = Some(name.clone());
+            }
+            // As libvirt shows a card of a network that shares the host's interfaces.
+            TapSource::Direct { mode, .. } => {
+                interface.kind = InterfaceType::Direct;
+                (source.dev, source.mode) = (device.clone(), Some(*mode));
+            }
+            _ => {}
         }
     }
 }
 
+/// Whether a name is the document's: others are of an earlier start.
+fn is_chosen(name: &str) -> bool {
+    !["vnet", "macvtap"].iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// What a machine has on the host.
+#[derive(Debug)]
+pub(super) struct Connections {
+    /// Names of interfaces that have to be removed when it is gone.
+    pub(super) lasting: Vec<String>,
+    /// What its process is handed.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
 impl Machines {
-    /// Connects a machine's network cards, and writes into its plan and its document how. The names of interfaces that were made for it.
+    /// Connects a machine's network cards, and writes into its plan and its document how. One that goes on in another process has the
+    /// names that it had.
     pub(super) async fn connect(
         &self,
         domain: &Domain,
         plan: &mut MachinePlan,
         document: &mut Definition,
-    ) -> Result<Vec<String>, DomainError> {
+    ) -> Result<Connections, DomainError> {
         let directory = self.directory(domain.uuid());
-        let demands = plan.taps.iter().map(|demand| self.on_bridge(demand)).collect::<Result<Vec<_>, _>>()?;
+        if !domain.is_active() {
+            plan.taps
+                .iter_mut()
+                .for_each(|demand| demand.target = demand.target.take().filter(|name| is_chosen(name)));
+        }
+        let demands = plan.taps.iter().map(|demand| self.uplink(demand)).collect::<Result<Vec<_>, _>>()?;
         let connected = self.network.connect(&directory, &demands).await.map_err(|error| match error {
             HostNetworkError::Unsupported { .. } => DomainError::Unsupported(error.to_string()),
             HostNetworkError::Host { .. } => DomainError::Machine(error.to_string()),
         })?;
         show(document, &connected, &demands);
         if let Err(error) = self.attach(domain, document).await {
-            let made: Vec<_> = connected.into_iter().filter(|one| one.made).map(|one| one.name).collect();
-            self.network.remove(&directory, &made).await;
+            self.network.remove(&directory, &lasting(&connected)).await;
             return Err(error);
         }
-        let mut made = Vec::new();
+        let lasting = lasting(&connected);
+        let mut descriptors = Vec::new();
         for interface in connected {
-            if interface.made {
-                made.push(interface.name.clone());
-            }
             if let Some(card) = plan.config.net.iter_mut().flatten().nth(interface.index) {
-                card.tap = Some(interface.name);
+                card.fds = Some(interface.numbers());
             }
+            descriptors.extend(interface.queues);
         }
-        Ok(made)
+        Ok(Connections { lasting, descriptors })
     }
 
-    /// What a card of a virtual network is connected to: the network's bridge.
-    fn on_bridge(&self, demand: &TapDemand) -> Result<TapDemand, DomainError> {
+    /// What a card of a virtual network is connected to: the network's bridge, or one of its devices.
+    fn uplink(&self, demand: &TapDemand) -> Result<TapDemand, DomainError> {
         let TapSource::Network { name, .. } = &demand.source else { return Ok(demand.clone()) };
-        let name = self.networks.bridge(name).map_err(network_error)?;
-        Ok(TapDemand { source: TapSource::Bridge { name }, ..demand.clone() })
+        let source = match self.networks.uplink(name).map_err(network_error)? {
+            Uplink::Bridge(name) => TapSource::Bridge { name },
+            Uplink::Devices(devices, mode) => TapSource::Direct { devices, mode },
+        };
+        Ok(TapDemand { source, ..demand.clone() })
     }
 
     /// Makes interfaces ports of their virtual networks.
@@ -135,9 +162,10 @@ impl Machines {
         edited
     }
 
-    /// Interfaces that daemons before this one have made, by the UUID of the machine's domain. Blocks.
-    pub(super) fn left_taps(&self) -> HashMap<String, Vec<String>> {
-        let found = Handle::current().block_on(self.network.made(&self.layout.machines));
+    /// Interfaces that daemons before this one have made, and that are not gone with a process, by the UUID of the machine's domain.
+    /// Blocks.
+    pub(super) fn left_interfaces(&self) -> HashMap<String, Vec<String>> {
+        let found = Handle::current().block_on(self.network.left(&self.layout.machines));
         found.unwrap_or_else(|error| {
             tracing::warn!("interfaces that machines have left on the host can't be found: {error}");
             HashMap::new()
@@ -145,11 +173,11 @@ impl Machines {
     }
 
     /// Removes interfaces of machines that nobody remembers. Blocks.
-    pub(super) fn remove_taps(&self, left: HashMap<String, Vec<String>>) {
-        for (machine, taps) in left {
-            tracing::warn!("interfaces {taps:?} of a machine that nobody remembers are removed");
+    pub(super) fn remove_interfaces(&self, left: HashMap<String, Vec<String>>) {
+        for (machine, names) in left {
+            tracing::warn!("interfaces {names:?} of a machine that nobody remembers are removed");
             let directory = self.layout.machines.join(machine);
-            Handle::current().block_on(self.network.remove(&directory, &taps));
+            Handle::current().block_on(self.network.remove(&directory, &names));
         }
     }
 }

@@ -120,7 +120,7 @@ pub struct PlannedConsole {
     pub log_anew: bool,
 }
 
-/// An interface that needs a tap before the machine starts: its name in `net[index].tap`, or descriptors in `net[index].fds`.
+/// An interface that needs a tap before the machine starts: open descriptors, whose numbers are in `net[index].fds` then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapDemand {
     /// Where the interface is in the document.
@@ -158,8 +158,8 @@ pub enum TapSource {
     },
     /// An interface of the host, shared by macvtap.
     Direct {
-        /// Its name.
-        device: String,
+        /// Names of those to choose from.
+        devices: Vec<String>,
         /// How.
         mode: SourceMode,
     },
@@ -408,9 +408,13 @@ fn tap_source(path: &str, interface: &Interface, findings: &mut Findings) -> Opt
             source.network.map(|name| TapSource::Network { name, portgroup: source.portgroup })
         }
         InterfaceType::Bridge => source.bridge.map(|name| TapSource::Bridge { name }),
+        // As running machines show it; the network may choose another device.
+        InterfaceType::Direct if source.network.is_some() => {
+            source.network.map(|name| TapSource::Network { name, portgroup: source.portgroup })
+        }
         InterfaceType::Direct => source.dev.map(|device| {
             let mode = source.mode.unwrap_or(SourceMode::Vepa);
-            TapSource::Direct { device, mode }
+            TapSource::Direct { devices: vec![device], mode }
         }),
         InterfaceType::User => {
             let backend = interface.backend.as_ref().and_then(|backend| backend.kind);
