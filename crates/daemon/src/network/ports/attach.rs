@@ -143,6 +143,9 @@ impl Running {
             host.connect(&described, &port.interface).await?;
         }
         if let Some(limits) = group.and_then(description::group_limits) {
+            // What comes from an interface of the host comes to the guest; from a tap it comes from the guest.
+            let on_device = matches!(described.kind, host_network::Kind::Macvtap { .. });
+            let limits = if on_device { limits.reversed() } else { limits };
             host.limit(&port.interface, limits).await?;
         }
         Ok(())

@@ -37,6 +37,10 @@ impl Port {
             let kind = if network.has_own_bridge() { "network" } else { "bridge" };
             port = port.child(Element::new("plug").with("type", kind).with("bridge", bridge));
         }
+        if let Some((device, mode)) = &self.device {
+            let plug = Element::new("plug").with("type", "direct").with("dev", device).with("mode", mode);
+            port = port.child(plug);
+        }
         Ok(port.to_document())
     }
 
