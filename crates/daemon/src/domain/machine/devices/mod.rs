@@ -2,6 +2,7 @@
 
 mod balloon;
 mod characters;
+mod user;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,10 +14,11 @@ use libvirt_xml::domain::device::RngBackendModel;
 use libvirt_xml::domain::disk::{
     BackingStore, CacheMode as XmlCache, Discard, Disk, DiskDevice, DiskType, ImageFormat,
 };
-use libvirt_xml::domain::interface::{Interface, InterfaceType, LinkState, NetBackendType, SourceMode};
+use libvirt_xml::domain::interface::{Interface, InterfaceType, LinkState, SourceMode};
 use libvirt_xml::{MacAddress, YesNo};
 use machine_spec::wire;
 use machine_spec::wire::{CacheMode, DiskConfig, ImageType, NetConfig, RngConfig, VmConfig};
+use net_io::passt::Passt;
 
 use self::balloon::balloon;
 pub(super) use self::balloon::has_balloon;
@@ -164,10 +166,7 @@ pub enum TapSource {
         mode: SourceMode,
     },
     /// Addresses translated by a process without rights.
-    User {
-        /// passt is asked for.
-        passt: bool,
-    },
+    User(Box<Passt>),
     /// A tap that somebody else connects.
     Ethernet,
 }
@@ -341,6 +340,7 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
     let mut configs = Vec::new();
     let interfaces = &domain.devices.interfaces;
     for (path, interface) in paths("interface", interfaces.len()).zip(interfaces) {
+        user::refuse_in_others(&path, interface, findings);
         let Some(source) = tap_source(&path, interface, findings) else { continue };
         let index = configs.len();
         let Some(config) = net_config(&path, interface, index, findings) else { continue };
@@ -417,8 +417,7 @@ fn tap_source(path: &str, interface: &Interface, findings: &mut Findings) -> Opt
             TapSource::Direct { devices: vec![device], mode }
         }),
         InterfaceType::User => {
-            let backend = interface.backend.as_ref().and_then(|backend| backend.kind);
-            Some(TapSource::User { passt: backend == Some(NetBackendType::Passt) })
+            return user::passt(path, interface, findings).map(|passt| TapSource::User(Box::new(passt)));
         }
         InterfaceType::Ethernet => Some(TapSource::Ethernet),
         // The table refuses them.
