@@ -16,11 +16,11 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use command_fds::CommandFdExt as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::MemfdFlags;
-use rustix::io::FdFlags;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{PidfdFlags, pidfd_open};
 
@@ -29,6 +29,9 @@ const PROGRAM: &str = "passt";
 
 /// How long passt may take until it is ready; it takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a port may be taken before it is somebody else's.
+const PORT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Most of what passt says that is quoted, bytes.
 const QUOTED: u64 = 4096;
@@ -106,6 +109,8 @@ pub enum PasstError {
         port: String,
         /// Why, and what to do.
         reason: String,
+        /// Somebody has it.
+        taken: bool,
     },
     /// Passt refuses.
     #[error("passt did not start: {said}")]
@@ -133,7 +138,7 @@ impl Passt {
     /// # Errors
     /// It is not installed, or does not start; in its own words. Then nothing is left of it.
     pub fn start(&self) -> Result<OwnedFd, PasstError> {
-        self.forwards.iter().try_for_each(Forward::check_free)?;
+        self.await_ports()?;
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None);
         let (ours, theirs) = pair.map_err(|error| host("make a pair of sockets")(error.into()))?;
@@ -149,12 +154,13 @@ impl Passt {
             .stderr(words.try_clone().map_err(host("keep what it says"))?)
             // Keys that end us on a terminal are not for it: it ends with the machine.
             .process_group(0);
-        hand_over(&mut command, theirs);
+        // Nobody else who is started meanwhile gets it.
+        command.preserved_fds(vec![theirs]);
         let mut child = command.spawn().map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => PasstError::NotInstalled { program },
             _ => PasstError::Host { operation: "start it", source },
         })?;
-        // It has our end's peer in the command, too, until here.
+        // With it goes the other end: only passt has that from here on.
         drop(command);
         if !ended(child.id()).map_err(host("wait for it"))? {
             let _ = child.kill();
@@ -166,6 +172,19 @@ impl Passt {
             return Ok(ours);
         }
         Err(PasstError::Refused { said: said(&mut words, &status.to_string()) })
+    }
+
+    /// Makes sure that the ports can be had. The passt of a machine that has just ended may be about to let go of them.
+    fn await_ports(&self) -> Result<(), PasstError> {
+        let deadline = Instant::now() + PORT_PATIENCE;
+        loop {
+            match self.forwards.iter().try_for_each(Forward::check_free) {
+                Err(PasstError::Port { taken: true, .. }) if Instant::now() < deadline => {
+                    std::thread::sleep(PORT_PATIENCE / 50);
+                }
+                checked => return checked,
+            }
+        }
     }
 
     /// The arguments, with the number of the socket in the new process.
@@ -253,6 +272,7 @@ impl Forward {
         };
         for port in included.filter(|port| !excluded(*port)) {
             self.is_free(port).map_err(|error| {
+                let taken = error.kind() == io::ErrorKind::AddrInUse;
                 let reason = match error.kind() {
                     io::ErrorKind::AddrInUse => "another program listens on it: choose another".to_owned(),
                     io::ErrorKind::AddrNotAvailable => "the host has no such address".to_owned(),
@@ -264,7 +284,7 @@ impl Forward {
                 };
                 let transport = if self.transport == Transport::Tcp { "TCP" } else { "UDP" };
                 let port = self.address.map_or(port.to_string(), |address| format!("{address}/{port}"));
-                PasstError::Port { transport, port, reason }
+                PasstError::Port { transport, port, reason, taken }
             })?;
         }
         Ok(())
@@ -284,17 +304,6 @@ impl Forward {
             _ => try_at(Ipv4Addr::UNSPECIFIED.into()),
         }
     }
-}
-
-/// Lets the process that `command` starts have a descriptor, under the number that it has here.
-#[expect(
-    unsafe_code,
-    reason = "a descriptor is marked between fork and exec, so that no other child gets it"
-)]
-fn hand_over(command: &mut Command, descriptor: OwnedFd) {
-    let keep = move || Ok(rustix::io::fcntl_setfd(&descriptor, FdFlags::empty())?);
-    // SAFETY: the closure makes one system call and touches no memory of others, as it has to after a fork.
-    unsafe { command.pre_exec(keep) };
 }
 
 /// Waits until a child ends; whether it did in time.

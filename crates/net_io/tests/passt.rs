@@ -1,5 +1,7 @@
 //! A guest, as small as one can be, behind the real passt: DHCP, ARP, TCP in both directions. In a network namespace of its own.
 
+#![expect(clippy::unwrap_used, reason = "these are tests: a panic is how a check fails")]
+
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
@@ -177,26 +179,30 @@ fn enter_namespace() -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a test with the socket of a passt, where there is one.
-fn behind_passt(forwards: Vec<Forward>, test: impl FnOnce(Guest) + Send + 'static) {
+/// Runs a test in a network namespace of its own, where there is one and passt.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !is_installed(None) {
         eprintln!("skipped: passt is not installed");
         return;
     }
-    let thread = std::thread::spawn(move || {
-        if let Err(reason) = enter_namespace() {
-            eprintln!("skipped: {reason}");
-            return;
-        }
+    let thread = std::thread::Builder::new().spawn(move || match enter_namespace() {
+        Ok(()) => test(),
+        Err(reason) => eprintln!("skipped: {reason}"),
+    });
+    if let Err(panic) = thread.unwrap().join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs a test with a guest that has an address.
+fn behind_passt(forwards: Vec<Forward>, test: impl FnOnce(Guest) + Send + 'static) {
+    in_namespace(move || {
         let socket = Passt { forwards, ..Passt::default() }.start().unwrap();
         let mut guest = Guest { wire: Stream::adopt(socket).unwrap(), gateway: BROADCAST };
         assert_eq!(guest.ask_for_address(), GUEST);
         guest.gateway = guest.ask_for_gateway();
         test(guest);
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 fn tcp(first: u16, guest: u16) -> Forward {
@@ -266,21 +272,21 @@ fn passt_ends_when_its_machine_does() {
 }
 
 #[test]
+fn a_port_is_forwarded_again_as_soon_as_its_machine_is_gone() {
+    in_namespace(|| {
+        let passt = Passt { forwards: vec![tcp(7003, 80)], ..Passt::default() };
+        let first = passt.start().unwrap();
+        assert!(passt.start().unwrap_err().to_string().contains("TCP port 7003"));
+        drop(first);
+        passt.start().unwrap();
+    });
+}
+
+#[test]
 fn a_host_without_a_route_is_told_in_passt_s_words() {
-    if !is_installed(None) {
-        eprintln!("skipped: passt is not installed");
-        return;
-    }
-    let thread = std::thread::spawn(|| {
-        if let Err(reason) = enter_namespace() {
-            eprintln!("skipped: {reason}");
-            return;
-        }
+    in_namespace(|| {
         assert!(Command::new("ip").args(["link", "delete", "d0"]).status().unwrap().success());
         let error = Passt::default().start().unwrap_err().to_string();
         assert!(error.starts_with("passt did not start: ") && error.contains("interface"), "{error}");
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
 }

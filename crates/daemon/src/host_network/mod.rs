@@ -164,7 +164,7 @@ fn wanted(demand: &TapDemand) -> Result<Wanted, HostNetworkError> {
         TapSource::Network { name, .. } => {
             return refuse(&format!("network '{name}' is not kept by this daemon"));
         }
-        TapSource::User { .. } => {
+        TapSource::User(_) => {
             return refuse("addresses are not translated by a process of the user's: use a bridge");
         }
     };

@@ -117,7 +117,7 @@ fn sources_that_are_no_interfaces_of_the_host_are_refused() {
     for (source, message) in [
         (network, "network 'default' is not kept"),
         (direct, "in mode bridge, private, vepa or passthrough"),
-        (TapSource::User { passt: true }, "use a bridge"),
+        (TapSource::User(Box::default()), "use a bridge"),
     ] {
         let connecting = HostNetwork::default();
         let demands = [demand(0, source)];

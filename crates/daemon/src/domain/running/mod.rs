@@ -20,6 +20,7 @@
 //! | `confine` | what it may use of the host |
 //! | `network` | the interfaces that it has on the host |
 //! | `start` | from a definition to a machine that is watched |
+//! | `user_network` | passt for its user-mode cards |
 //! | `watch` | the task: events, requests, the end |
 //! | `record` | what the next daemon has to know, and how it finds machines |
 //! | `present` | the document of a running machine |
@@ -31,6 +32,7 @@ mod network;
 mod present;
 pub(crate) mod record;
 mod start;
+mod user_network;
 mod watch;
 
 use std::fmt;

@@ -8,8 +8,8 @@ use libvirt_xml::domain::edit::Device;
 use libvirt_xml::domain::interface::{Interface, InterfaceType, Link, LinkState};
 use tokio::runtime::Handle;
 
-use super::Machines;
 use super::watch::control_error;
+use super::{Machines, user_network};
 use crate::domain::machine::{MachinePlan, TapDemand, TapSource, net_id};
 use crate::domain::{Affected, Domain, DomainError, Form, device};
 use crate::host_network::{Connected, HostNetworkError, lasting};
@@ -82,18 +82,21 @@ impl Machines {
                 .iter_mut()
                 .for_each(|demand| demand.target = demand.target.take().filter(|name| is_chosen(name)));
         }
-        let demands = plan.taps.iter().map(|demand| self.uplink(demand)).collect::<Result<Vec<_>, _>>()?;
+        let sockets = user_network::start(plan).await?;
+        let of_host = plan.taps.iter().filter(|demand| !matches!(demand.source, TapSource::User(_)));
+        let demands = of_host.map(|demand| self.uplink(demand)).collect::<Result<Vec<_>, _>>()?;
         let connected = self.network.connect(&directory, &demands).await.map_err(|error| match error {
             HostNetworkError::Unsupported { .. } => DomainError::Unsupported(error.to_string()),
             HostNetworkError::Host { .. } => DomainError::Machine(error.to_string()),
         })?;
         show(document, &connected, &demands);
+        user_network::show(document);
         if let Err(error) = self.attach(domain, document).await {
             self.network.remove(&directory, &lasting(&connected)).await;
             return Err(error);
         }
         let lasting = lasting(&connected);
-        let mut descriptors = Vec::new();
+        let mut descriptors = sockets;
         for interface in connected {
             if let Some(card) = plan.config.net.iter_mut().flatten().nth(interface.index) {
                 card.fds = Some(interface.numbers());
