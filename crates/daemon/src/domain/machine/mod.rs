@@ -16,6 +16,7 @@
 //! | `disk` of bus virtio | `disks` in the same order; raw unless the driver's type says otherwise, discards only when asked for |
 //! | `backingStore` | which directories an image's backing files may lie in; an empty one ends the chain |
 //! | `interface` of model virtio | `net` in the same order, and a [`TapDemand`] |
+//! | `interface` of type user, with `ip`, `portForward` | what passt is told, in the same [`TapDemand`] |
 //! | `serial`, first `console` | `serial`; both are one device |
 //! | `log` of these | `log`, in place of the daemon's own |
 //! | `console` of type virtio | `console`, then `console_ports` without name |
