@@ -393,7 +393,9 @@ fn check_addresses(path: &str, interface: &Interface, findings: &mut Findings) {
     if interface.kind == InterfaceType::Network {
         return;
     }
-    for (said, element) in [(interface.filter.is_some(), "filterref"), (!interface.ips.is_empty(), "ip")] {
+    // Passt gives its guest the addresses that the document says.
+    let lost = interface.kind != InterfaceType::User && !interface.ips.is_empty();
+    for (said, element) in [(interface.filter.is_some(), "filterref"), (lost, "ip")] {
         if said {
             let reason = "only guests on networks are held to their addresses";
             findings.refuse(&format!("{path}/{element}"), reason, "use type='network', or leave it out");

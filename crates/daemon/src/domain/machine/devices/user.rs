@@ -69,10 +69,6 @@ pub(super) fn refuse_in_others(path: &str, interface: &Interface, findings: &mut
         let at = numbered(path, "portForward", 1, several);
         findings.refuse(&at, "only user-mode interfaces forward ports themselves", ADVICE);
     }
-    if !interface.ips.is_empty() {
-        let at = numbered(path, "ip", 1, interface.ips.len() > 1);
-        findings.refuse(&at, "the guest's addresses can be chosen on user-mode interfaces only", ADVICE);
-    }
     if interface.backend.as_ref().is_some_and(|backend| backend.log_file.is_some()) {
         findings.refuse(&format!("{path}/backend/@logFile"), "there is no process that would log", ADVICE);
     }
@@ -91,10 +87,6 @@ fn check_name(path: &str, name: &str, findings: &mut Findings) -> bool {
 
 /// One address of either family.
 fn address(path: &str, ip: &InterfaceIp, passt: &mut Passt, findings: &mut Findings) {
-    if ip.peer.is_some() {
-        findings.refuse(&format!("{path}/@peer"), "passt knows no other end", "leave it out");
-        return;
-    }
     let text = ip.address.as_str();
     let parsed = text.parse().ok().filter(|address: &IpAddr| {
         !address.is_unspecified() && !address.is_multicast() && !address.is_loopback()
