@@ -94,7 +94,7 @@ fn what_it_says_when_it_fails_is_passed_on_without_chatter() {
 
 #[test]
 fn the_process_has_the_other_end_of_the_socket_and_nobody_else_has() {
-    let (_directory, passt) = stand_in("eval \"echo hello >&$2\"");
+    let (_directory, passt) = stand_in("exec bash -c 'echo hello >&$2' passt \"$@\"");
     let socket = passt.start().unwrap();
     let mut text = String::new();
     // To its end: it would not come if somebody still had the other socket.

@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn the_card_has_the_socket_of_its_passt_and_others_have_none() {
         let directory = tempfile::tempdir().unwrap();
-        let mut plan = plan(&stand_in(directory.path(), "eval \"echo hello >&$2\""));
+        let mut plan = plan(&stand_in(directory.path(), "exec bash -c 'echo hello >&$2' passt \"$@\""));
         let mut sockets = start(&mut plan).await.unwrap();
         let socket = sockets.pop().unwrap();
         let cards = plan.config.net.as_ref().unwrap();
