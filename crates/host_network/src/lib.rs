@@ -1,4 +1,4 @@
-//! Virtual networks on the host: bridges, address translation, filters, guards at guests' interfaces, bandwidth.
+//! Virtual networks on the host: bridges, address translation, filters, guards at guests' interfaces, bandwidth, VLANs.
 //!
 //! A [`Network`] is data. [`HostNetwork`] makes it be there and not be there any more, and finds after a crash what is half done.
 //! What serves in a network (DHCP, names) and which machine is connected is others' business.
@@ -44,14 +44,17 @@ mod sysctl;
 mod taps;
 #[cfg(test)]
 mod tests;
+mod vlan;
 mod watch;
 
 pub use guard::Guard;
 pub use host::{Error, HostNetwork, Options, Running};
+pub use interfaces::{limit, set_vlans};
 pub use links::Statistics;
 pub use network::{
     Bandwidth, BridgeSettings, Kind, Limit, MacvtapMode, Nat, Network, PortForward, Protocol, Refused, Route,
     Services, Subnet,
 };
 pub use taps::{OpenTap, TapError, Taps, Uplink, WantedTap};
+pub use vlan::{PortVlans, WrongVlans};
 pub use watch::Watcher;

@@ -158,7 +158,7 @@ impl Host {
         );
         let name = format!("vnet{last}");
         let guest = self.guest(&name, &script);
-        networks.connect(network, &name).await.unwrap();
+        networks.connect(network, &name, None).await.unwrap();
         wait(|| sh("ip -br link show virbr0").contains(" UP "));
         guest
     }
