@@ -107,6 +107,7 @@ pub(crate) async fn make(
         links.set_all_multicast(made.index).await.map_err(at(&object, operation))?;
         let queues = open(name, made.index, mac, wanted.queue_pairs)
             .map_err(|error| refused(&format!("cannot open it: {error}")))?;
+        wanted.settle(name).await?;
         links.set_up(made.index, true).await.map_err(at(&object, "cannot bring it up"))?;
         Ok(queues)
     };

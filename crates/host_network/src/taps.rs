@@ -24,9 +24,12 @@ use net_io::{NetError, Tap, TapOptions};
 use rustix::io::Errno;
 use tokio::sync::Mutex;
 
+use crate::host::Error;
+use crate::interfaces::{limit, set_vlans};
 use crate::links::{Link, Links};
 use crate::macvtap;
-use crate::network::MacvtapMode;
+use crate::network::{Bandwidth, MacvtapMode};
+use crate::vlan::PortVlans;
 
 /// Beginning of names that are chosen here.
 const TAP: &str = "vnet";
@@ -84,6 +87,28 @@ pub struct WantedTap {
     pub queue_pairs: u16,
     /// Largest payload of a frame, bytes; the bridge's or the device's if nothing is said.
     pub mtu: Option<u32>,
+    /// Limits of what passes, as the guest sees it.
+    pub limits: Bandwidth,
+    /// Its VLANs on the bridge.
+    pub vlans: Option<PortVlans>,
+}
+
+impl WantedTap {
+    /// Makes what passes an interface as it is wanted, before anything does.
+    pub(crate) async fn settle(&self, name: &str) -> Result<(), TapError> {
+        let refused =
+            |error: Error| TapError { object: format!("interface {name}"), reason: error.to_string() };
+        if self.vlans.is_some() {
+            set_vlans(name, self.vlans.as_ref()).await.map_err(refused)?;
+        }
+        if self.limits != Bandwidth::default() {
+            // What comes from an interface of the host comes to the guest; from a tap it comes from the guest.
+            let on_device = matches!(self.uplink, Uplink::Device { .. });
+            let limits = if on_device { self.limits.reversed() } else { self.limits };
+            limit(name, limits).await.map_err(refused)?;
+        }
+        Ok(())
+    }
 }
 
 /// An interface that is there.
@@ -183,6 +208,7 @@ impl Taps {
             let operation = format!("cannot make it a port of bridge '{}'", bridge.name);
             links.set_controller(index, bridge.index).await.map_err(at(&object, &operation))?;
         }
+        wanted.settle(&name).await?;
         links.set_up(index, true).await.map_err(at(&object, "cannot bring it up"))?;
         Ok(OpenTap { name, device: None, queues: queues.into_iter().map(OwnedFd::from).collect() })
     }

@@ -7,7 +7,7 @@
 //!
 //! | document | interface |
 //! |---|---|
-//! | `type='bridge'` | a tap that is a port of the bridge |
+//! | `type='bridge'` | a tap that is a port of the bridge, in its VLANs |
 //! | `type='direct'` | a macvtap on the host's interface |
 //! | `type='ethernet'` | a tap; what it is connected to is somebody else's business |
 //! | `type='ethernet'` with `managed='no'` | has to be there, is opened, and left as it is |
@@ -174,5 +174,7 @@ fn wanted(demand: &TapDemand) -> Result<Wanted, HostNetworkError> {
         name: demand.target.clone(),
         queue_pairs,
         mtu: demand.mtu.map(u32::from),
+        limits: demand.limits,
+        vlans: demand.vlans.clone(),
     }))
 }

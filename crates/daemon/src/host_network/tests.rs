@@ -49,6 +49,8 @@ fn demand(index: usize, source: TapSource) -> TapDemand {
         managed: true,
         queue_pairs: 1,
         mtu: None,
+        limits: ::host_network::Bandwidth::default(),
+        vlans: None,
     }
 }
 

@@ -430,7 +430,7 @@ impl Running {
         description::uplink(&live.document)
     }
 
-    fn live(&self, name: &str) -> Result<Live, NetworkError> {
+    pub(super) fn live(&self, name: &str) -> Result<Live, NetworkError> {
         let network = self.networks.by_name(name);
         let network = network.ok_or_else(|| NetworkError::NoSuchName(name.to_owned()))?;
         let inactive = || NetworkError::Invalid(format!("network '{name}' is not active"));

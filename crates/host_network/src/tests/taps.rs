@@ -13,7 +13,15 @@ const MAC: [u8; 6] = [0x52, 0x54, 0, 9, 9, 9];
 const ALIAS_BYTES: usize = 256;
 
 fn wanted(uplink: Uplink) -> WantedTap {
-    WantedTap { uplink, mac: Some(MAC), name: None, queue_pairs: 1, mtu: None }
+    WantedTap {
+        uplink,
+        mac: Some(MAC),
+        name: None,
+        queue_pairs: 1,
+        mtu: None,
+        limits: Bandwidth::default(),
+        vlans: None,
+    }
 }
 
 fn to_bridge(name: &str) -> WantedTap {

@@ -17,6 +17,7 @@
 //! | this one | all machines, and what is asked of one |
 //! | `jobs` | one change of a domain's life at a time |
 //! | `balloon` | how much of its memory it has |
+//! | `card` | what is changed of its network cards |
 //! | `confine` | what it may use of the host |
 //! | `network` | the interfaces that it has on the host |
 //! | `start` | from a definition to a machine that is watched |
@@ -26,6 +27,7 @@
 //! | `present` | the document of a running machine |
 
 mod balloon;
+mod card;
 mod confine;
 mod jobs;
 mod network;

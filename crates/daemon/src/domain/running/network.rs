@@ -4,16 +4,13 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use libvirt_xml::domain::Domain as Definition;
-use libvirt_xml::domain::edit::Device;
-use libvirt_xml::domain::interface::{Interface, InterfaceType, Link, LinkState};
+use libvirt_xml::domain::interface::InterfaceType;
 use tokio::runtime::Handle;
 
-use super::watch::control_error;
 use super::{Machines, user_network};
-use crate::domain::machine::{MachinePlan, TapDemand, TapSource, net_id};
-use crate::domain::{Affected, Domain, DomainError, Form, device};
+use crate::domain::machine::{MachinePlan, TapDemand, TapSource};
+use crate::domain::{Domain, DomainError};
 use crate::host_network::{Connected, HostNetworkError, lasting};
-use crate::machine_process::ControlClient;
 use crate::network::{NetworkError, Port, Uplink};
 
 fn network_error(error: NetworkError) -> DomainError {
@@ -23,13 +20,6 @@ fn network_error(error: NetworkError) -> DomainError {
         error @ NetworkError::NoSuchName(_) => DomainError::NoNetwork(error.to_string()),
         other => DomainError::Machine(other.to_string()),
     }
-}
-
-async fn set_link(control: &ControlClient, card: usize, link: Option<&Link>) -> Result<(), DomainError> {
-    let up = link.is_none_or(|link| link.state == LinkState::Up);
-    let body = serde_json::json!({ "id": net_id(card), "up": up });
-    let done = control.put("vm.set-link", Some(&body)).await;
-    done.map(drop).map_err(|error| control_error(&error))
 }
 
 /// Writes into a machine's document which interfaces its cards have on the host, and which ports of which bridges they are.
@@ -127,42 +117,12 @@ impl Machines {
         Ok(())
     }
 
-    /// Changes a network card of a running machine, of which only the cable can be.
-    pub(crate) async fn update_interface(
-        &self,
-        domain: &Domain,
-        affected: Affected,
-        wanted: &Interface,
-    ) -> Result<(), DomainError> {
-        let uuid = domain.uuid();
-        let _job = self.jobs.begin(domain).await?;
-        let domain = self.domains.by_uuid(uuid).ok_or(DomainError::NoSuchUuid(uuid))?;
-        let control = domain.running()?.machine.control();
-        let document = domain.definition(Form::Live)?;
-        let card = device::cable(&document, wanted)?;
-        let before = document.devices.interfaces.get(card).and_then(|interface| interface.link.clone());
-        set_link(&control, card, wanted.link.as_ref()).await?;
-        let mut live = affected.live;
-        let edited = self.domains.edit(&self.store, uuid, affected, |document| {
-            // The machine's document comes first.
-            match (std::mem::take(&mut live), document.devices.interfaces.get_mut(card)) {
-                (true, Some(interface)) => {
-                    interface.link.clone_from(&wanted.link);
-                    Ok(())
-                }
-                _ => device::update(document, Device::Interface(Box::new(wanted.clone()))),
-            }
-        });
-        let edited = match edited {
-            Ok(change) => self.domains.settle(change).await.map(drop),
-            Err(error) => Err(error),
-        };
-        if edited.is_err()
-            && let Err(error) = set_link(&control, card, before.as_ref()).await
-        {
-            tracing::error!("domain '{}' keeps a cable as it was not to be: {error}", domain.name());
-        }
-        edited
+    /// Writes into the document of a machine that is to start what virtual networks say of its cards.
+    pub(super) fn complete_cards(&self, document: &mut Definition) -> Result<(), DomainError> {
+        let interfaces = document.devices.interfaces.iter_mut();
+        interfaces
+            .filter(|interface| interface.kind == InterfaceType::Network)
+            .try_for_each(|interface| self.networks.complete_interface(interface).map_err(network_error))
     }
 
     /// Interfaces that daemons before this one have made, and that are not gone with a process, by the UUID of the machine's domain.

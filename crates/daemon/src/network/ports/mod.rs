@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use libvirt_xml::domain::Domain as Definition;
-use libvirt_xml::domain::interface::{Interface, InterfaceType, SourceMode};
+use libvirt_xml::domain::interface::{Bandwidth, Interface, InterfaceType, SourceMode, Vlan};
 use libvirt_xml::{MacAddress, Uuid};
 use parking_lot::RwLock;
 
@@ -53,6 +53,10 @@ pub(crate) struct Port {
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether the document asks that the guest is held to its addresses (`clean-traffic`).
     pub(crate) filtered: bool,
+    /// What may pass it; of none nothing is said.
+    pub(crate) bandwidth: Option<Bandwidth>,
+    /// Its VLANs; of none nothing is said.
+    pub(crate) vlan: Option<Vlan>,
 }
 
 impl Port {
@@ -73,6 +77,8 @@ impl Port {
             // A machine whose addresses can't be read is not started.
             addresses: fixed_addresses(interface).unwrap_or_default(),
             filtered: interface.filter.is_some(),
+            bandwidth: interface.bandwidth.clone(),
+            vlan: interface.vlan.clone(),
         })
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use host_network::{Bandwidth, PortVlans};
 use libvirt_xml::domain::Domain;
 use libvirt_xml::domain::address::DeviceInfo;
 use libvirt_xml::domain::device::RngBackendModel;
@@ -25,6 +26,7 @@ pub(super) use self::balloon::has_balloon;
 pub use self::balloon::{BalloonDemands, balloon_demands};
 use super::walk::numbered;
 use super::{Findings, Places};
+use crate::network::port_settings;
 
 /// What a device of the document became.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +143,10 @@ pub struct TapDemand {
     pub queue_pairs: u32,
     /// Largest packet, bytes; what the tap and its bridge have to carry.
     pub mtu: Option<u16>,
+    /// What may pass it.
+    pub limits: Bandwidth,
+    /// Its VLANs; of none nothing is said.
+    pub vlans: Option<PortVlans>,
 }
 
 /// What an interface is connected to.
@@ -357,6 +363,8 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
             managed: target.and_then(|target| target.managed) != Some(YesNo::No),
             queue_pairs: config.num_queues.unwrap_or(2) / 2,
             mtu: config.mtu,
+            limits: limits(&path, interface, findings),
+            vlans: vlans(&path, interface, findings),
         });
         let device = MachineDevice::Net { id: net_id(index) };
         planned.device(path, &interface.info, name.as_deref(), device);
@@ -429,6 +437,51 @@ fn tap_source(path: &str, interface: &Interface, findings: &mut Findings) -> Opt
         findings.refuse(path, "it does not say what it is connected to", "name it in <source>");
     }
     found
+}
+
+/// Limits of what passes an interface that is made here.
+fn limits(path: &str, interface: &Interface, findings: &mut Findings) -> Bandwidth {
+    let Some(bandwidth) = &interface.bandwidth else { return Bandwidth::default() };
+    let path = format!("{path}/bandwidth");
+    let made = interface.target.as_ref().and_then(|target| target.managed) != Some(YesNo::No);
+    match interface.kind {
+        InterfaceType::Network | InterfaceType::Bridge | InterfaceType::Direct => {}
+        InterfaceType::Ethernet if made => {}
+        InterfaceType::Ethernet => {
+            findings.refuse(&path, "an interface with managed='no' is left as it is", "limit it there");
+        }
+        kind => findings.refuse(
+            &path,
+            format!("what passes an interface of type '{kind}' can't be limited"),
+            "leave it out, or use type='network' or 'bridge'",
+        ),
+    }
+    if bandwidth.inbound.as_ref().is_some_and(|limit| limit.floor.is_some()) {
+        findings.refuse(
+            &format!("{path}/inbound/@floor"),
+            "nothing is guaranteed to one guest",
+            "leave it out, and limit the others (by a <portgroup> of their network)",
+        );
+    }
+    port_settings::limits(Some(bandwidth))
+}
+
+/// VLANs of an interface on a bridge.
+fn vlans(path: &str, interface: &Interface, findings: &mut Findings) -> Option<PortVlans> {
+    interface.vlan.as_ref()?;
+    let path = format!("{path}/vlan");
+    if !matches!(interface.kind, InterfaceType::Network | InterfaceType::Bridge) {
+        findings.refuse(
+            &path,
+            format!("an interface of type '{}' is no port of a bridge", interface.kind),
+            "leave it out, or use type='network' or 'bridge'",
+        );
+        return None;
+    }
+    port_settings::vlans(interface.vlan.as_ref()).unwrap_or_else(|wrong| {
+        findings.refuse(&path, wrong, "change it");
+        None
+    })
 }
 
 fn net_config(path: &str, interface: &Interface, index: usize, findings: &mut Findings) -> Option<NetConfig> {

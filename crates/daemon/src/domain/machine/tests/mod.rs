@@ -294,9 +294,22 @@ fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
         ("<disk device='lun' type='block'><source dev='/d'/><target dev='vda'/></disk>".into(), "disk"),
         (net("<model type='e1000'/>"), "interface/model/@type"),
         (net("<mac address='00:00:00:00:00:00'/>"), "interface"),
-        (net("<vlan><tag id='1'/></vlan>"), "interface/vlan"),
+        (net("<vlan><tag id='0'/></vlan>"), "interface/vlan"),
+        (net("<vlan><tag id='1'/></vlan>").replace("'bridge'", "'ethernet'"), "interface/vlan"),
         (net("<filterref filter='clean-traffic'/>"), "interface/filterref"),
-        (net("<bandwidth><inbound average='1'/></bandwidth>"), "interface/bandwidth"),
+        (
+            net("<bandwidth><inbound average='1' floor='1'/></bandwidth>"),
+            "interface/bandwidth/inbound/@floor",
+        ),
+        (
+            net("<bandwidth><inbound average='1'/></bandwidth>").replace("'bridge'", "'direct'"),
+            "interface/bandwidth",
+        ),
+        (
+            net("<target dev='t0' managed='no'/><bandwidth><inbound average='1'/></bandwidth>")
+                .replace("'bridge'", "'ethernet'"),
+            "interface/bandwidth",
+        ),
         (net("<mtu size='70000'/>"), "interface/mtu/@size"),
         (net("<mtu size='100'/>"), "interface"),
         (net("<driver queues='4000000000'/>"), "interface"),
