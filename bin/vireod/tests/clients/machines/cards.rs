@@ -15,13 +15,13 @@ pub(super) fn in_network(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Interfaces of the host that are not its own, as `ip` shows them: one a line.
-fn taps() -> Vec<String> {
+pub(super) fn taps() -> Vec<String> {
     let shown = run("ip", &["-o", "link", "show"]);
     let ours = |line: &&str| [": vnet", ": macvtap"].iter().any(|name| line.contains(name));
     shown.lines().filter(ours).map(str::to_owned).collect()
 }
 
-fn card(mac: u8, more: &str) -> String {
+pub(super) fn card(mac: u8, more: &str) -> String {
     format!(
         "<interface type='bridge'><mac address='52:54:00:00:00:{mac:02x}'/><source bridge='br0'/>
          <model type='virtio'/>{more}</interface>"
@@ -36,14 +36,14 @@ impl Place {
     }
 
     /// One of the counters that domifstat prints.
-    fn counted(&self, name: &str, card: &str, counter: &str) -> u64 {
+    pub(super) fn counted(&self, name: &str, card: &str, counter: &str) -> u64 {
         let stat = self.ok(&["domifstat", name, card]);
         let line = stat.lines().find_map(|line| line.strip_prefix(&format!("{card} {counter} ")));
         line.unwrap_or_else(|| panic!("no {counter} in {stat}")).trim().parse().unwrap()
     }
 
     /// Has the guest send frames, and waits until the host has them.
-    fn sends(&self, name: &str, card: &str, before: u64, frames: u64) {
+    pub(super) fn sends(&self, name: &str, card: &str, before: u64, frames: u64) {
         self.tell(name, &format!("send {frames}"));
         let since = Instant::now();
         while self.counted(name, card, "tx_packets") < before + frames {
