@@ -166,6 +166,7 @@ fn nic(
         Some(NetworkChoice::None) => return Ok(None),
         Some(NetworkChoice::Bridge(name)) => return Ok(Some(Nic::Bridge(name.clone()))),
         Some(NetworkChoice::Tap(name)) => return Ok(Some(Nic::Tap(name.clone()))),
+        Some(NetworkChoice::User(forwards)) => return Ok(Some(Nic::User(forwards.clone()))),
         Some(NetworkChoice::Network(name)) => Some(name.clone()),
         None => None,
     };

@@ -20,6 +20,7 @@ mod storage_command;
 mod table;
 mod terminal;
 mod undo;
+mod user_network;
 
 use std::process::ExitCode;
 

@@ -21,8 +21,11 @@ use clap::Args;
 use host::Host;
 use machine_spec::MachineSpec;
 use machine_spec::flags::{self, MachineFlags};
-use machine_spec::spec::{CharacterSpec, MemoryBacking, NetBackendSpec};
+use machine_spec::spec::{CharacterSpec, MemoryBacking, NetBackendSpec, NetSpec};
 use machine_spec::wire::{ConsoleMode, VmConfig};
+use net_io::passt::{Passt, PasstError};
+
+use crate::user_network::{self, UserNetwork};
 
 /// What is refused before anything starts; the same as vireo-vmm's.
 const REFUSED: u8 = 2;
@@ -34,6 +37,8 @@ const LAB_OWN_MIB: u64 = 2048;
 const LAB_LEAST_MIB: u64 = 4096;
 /// Directories that the emulated host can write to at most.
 const LAB_DIRECTORIES: usize = 4;
+/// Stand for sockets that are not open yet, while the machine is checked.
+const FIRST_DESCRIPTOR: u32 = 1 << 30;
 
 const AFTER_HELP: &str = "\
 On a terminal, Ctrl-] leaves and ends the machine at once (the guest is not asked to shut down).
@@ -73,9 +78,10 @@ pub(crate) struct RunArguments {
     /// cache=MODE, sparse=off, num_queues=N, queue_size=N, serial=TEXT, id=ID. May be repeated
     #[arg(long, value_name = "FILE")]
     disk: Vec<String>,
-    /// Network interface on a TAP device: tap=NAME or fd=N; more with commas: mac=MAC, ip=ADDRESS, mask=MASK, mtu=N,
-    /// num_queues=N, queue_size=N, id=ID. May be repeated
-    #[arg(long, value_name = "tap=NAME")]
+    /// Network interface: user (through passt, without any rights; tcp=PORT[:GUEST] and udp=PORT[:GUEST] forward ports of this
+    /// host, as in user,tcp=2222:22), tap=NAME (a TAP device), fd=N or socket_fd=N; more with commas: mac=MAC, ip=ADDRESS,
+    /// mask=MASK, mtu=N, num_queues=N, queue_size=N, id=ID. May be repeated
+    #[arg(long, value_name = "user|tap=NAME")]
     net: Vec<String>,
     /// Entropy device that is fed from a file, such as /dev/urandom
     #[arg(long, value_name = "FILE")]
@@ -109,7 +115,7 @@ pub(crate) struct RunArguments {
 
 /// Runs the machine; returns its exit code. Does not return on success if standard input is not a terminal.
 pub(crate) fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
-    let (config, spec) = match arguments.describe() {
+    let (mut config, spec) = match arguments.describe() {
         Ok(described) => described,
         Err(error) => {
             eprintln!("vireo run: {error}");
@@ -121,6 +127,10 @@ pub(crate) fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
         return in_lab(&arguments, &config, &spec, host);
     }
     let program = find_vmm()?;
+    if let Err(error) = arguments.connect(&mut config) {
+        eprintln!("vireo run: --net user: {error}");
+        return Ok(ExitCode::from(REFUSED));
+    }
     let mut command = Command::new(program);
     command.args(flags::spell(&config)).args(arguments.process_options());
     launch(command, has_terminal(&spec))
@@ -140,7 +150,12 @@ impl RunArguments {
             ("serial", self.serial.as_ref()),
             ("on-reset", self.on_reset.as_ref()),
         ];
-        let several = [("disk", &self.disk), ("net", &self.net), ("console", &self.console)];
+        let nets = (FIRST_DESCRIPTOR..).zip(&self.net).map(|(number, net)| match UserNetwork::parse(net)? {
+            Some(user) => Ok([user.rest, vec![format!("socket_fd={number}")]].concat().join(",")),
+            None => Ok(net.clone()),
+        });
+        let nets: Vec<String> = nets.collect::<Result<_, String>>().map_err(anyhow::Error::msg)?;
+        let several = [("disk", &self.disk), ("net", &nets), ("console", &self.console)];
         let singles = singles.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let several =
             several.into_iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
@@ -152,6 +167,21 @@ impl RunArguments {
         // Checked before anything is started. The addresses that this makes are not used: vireo-vmm makes its own.
         let spec = MachineSpec::from_config(config.clone(), &mut || [0; 6])?;
         Ok((config, spec))
+    }
+
+    /// Starts passt for each user-mode interface, and puts the sockets into `config`.
+    fn connect(&self, config: &mut VmConfig) -> Result<(), PasstError> {
+        let mut started = Vec::new();
+        for (text, net) in self.net.iter().zip(config.net.iter_mut().flatten()) {
+            let Ok(Some(user)) = UserNetwork::parse(text) else { continue };
+            let passt = Passt { mtu: net.mtu, forwards: user.forwards, ..Passt::default() };
+            started.push((net, passt.start()?));
+        }
+        // Only now, so that none of them has the socket of another.
+        for (net, socket) in started {
+            net.socket_fd = Some(user_network::hand_down(socket)?);
+        }
+        Ok(())
     }
 
     fn process_options(&self) -> Vec<String> {
@@ -228,7 +258,11 @@ fn lab_words(
     config: &VmConfig,
     spec: &MachineSpec,
 ) -> anyhow::Result<Vec<OsString>> {
-    if spec.nets.iter().any(|net| matches!(net.backend, NetBackendSpec::TapDescriptors(_))) {
+    if arguments.net.iter().any(|net| matches!(UserNetwork::parse(net), Ok(Some(_)))) {
+        bail!("--net user: the emulated host has no network that the machine could use: leave it out");
+    }
+    let is_handed = |net: &NetSpec| !matches!(net.backend, NetBackendSpec::Tap { .. });
+    if spec.nets.iter().any(is_handed) {
         bail!(
             "--net fd=: an open device cannot be handed to the emulated host: use tap=NAME, which it makes"
         );
@@ -330,6 +364,24 @@ mod tests {
     }
 
     #[test]
+    fn user_mode_interfaces_are_interfaces_on_sockets() {
+        let nets = vec!["user,tcp=2222:22,mac=52:54:00:00:00:01".into(), "user".into(), "tap=t0".into()];
+        let (_, spec) = arguments(|a| a.net = nets).describe().unwrap();
+        assert!(matches!(spec.nets[0].backend, NetBackendSpec::StreamDescriptor(_)));
+        assert_eq!(spec.nets[0].mac, [0x52, 0x54, 0, 0, 0, 1]);
+        assert!(matches!(spec.nets[1].backend, NetBackendSpec::StreamDescriptor(_)));
+        assert!(matches!(spec.nets[2].backend, NetBackendSpec::Tap { .. }));
+        for (wrong, expected) in [
+            ("user,tcp=x", "tcp=\"x\""),
+            ("user,tap=t", "socket_fd with tap"),
+            ("user,num_queues=4", "too many"),
+        ] {
+            let error = arguments(|a| a.net = vec![wrong.into()]).describe().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
     fn the_emulated_host_gets_what_the_machine_needs() {
         let words = lab(|a| {
             a.memory = Some("size=4G,hugepages=on".into());
@@ -351,6 +403,7 @@ mod tests {
     fn what_cannot_be_taken_into_the_emulated_host_is_refused() {
         let refusal = |change: fn(&mut RunArguments)| lab(change).unwrap_err().to_string();
         assert!(refusal(|a| a.net = vec!["fd=3".into()]).contains("--net fd="));
+        assert!(refusal(|a| a.net = vec!["user,tcp=2222:22".into()]).contains("--net user"));
         let many = refusal(|a| a.disk = (0..5).map(|n| format!("/d{n}/disk")).collect());
         assert!(many.contains("writes in 5 directories"), "{many}");
     }

@@ -41,14 +41,16 @@ pub(crate) fn set(index: u32, limits: &Bandwidth) -> io::Result<()> {
     match limits.inbound {
         Some(limit) => request(&socket, NEW_QDISC, CREATE | REPLACE, index, (1 << 16, ROOT, 0), |qdisc| {
             token_bucket(qdisc, &limit)
-        })?,
+        })
+        .map_err(explained("the kernel can't limit what guests receive: it needs the module sch_tbf"))?,
         None => remove(&socket, index, ROOT)?,
     }
     remove(&socket, index, INGRESS)?;
     let Some(limit) = limits.outbound else { return Ok(()) };
     request(&socket, NEW_QDISC, CREATE, index, (INGRESS_HANDLE, INGRESS, 0), |qdisc| {
         qdisc.text(1, "ingress");
-    })?;
+    })
+    .map_err(explained("the kernel can't limit what guests send: it needs the module sch_ingress"))?;
     let which = PRIORITY | u32::from(ALL_PROTOCOLS.to_be());
     let filter = request(&socket, NEW_FILTER, CREATE, index, (0, INGRESS_HANDLE, which), |filter| {
         filter.text(1, "matchall").nest(2, |options| {
@@ -62,14 +64,18 @@ pub(crate) fn set(index: u32, limits: &Bandwidth) -> io::Result<()> {
         if let Err(left) = remove(&socket, index, INGRESS) {
             tracing::warn!("a queue stays at interface {index}: {left}");
         }
-        match Errno::from_io_error(&error) {
-            Some(Errno::NOENT | Errno::OPNOTSUPP) => io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the kernel can't limit what guests send: it needs the modules cls_matchall and act_police",
-            ),
-            _ => error,
-        }
+        explained(
+            "the kernel can't limit what guests send: it needs the modules cls_matchall and act_police",
+        )(error)
     })
+}
+
+/// What the kernel means when it has not got something.
+fn explained(missing: &'static str) -> impl FnOnce(io::Error) -> io::Error {
+    move |error| match Errno::from_io_error(&error) {
+        Some(Errno::NOENT | Errno::OPNOTSUPP) => io::Error::new(io::ErrorKind::Unsupported, missing),
+        _ => error,
+    }
 }
 
 /// Limits a bridge: what the host sends there is what guests receive.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use rustix::io::Errno;
 
 use crate::host::{Error, HostNetwork, blocking, mode_name};
+use crate::interfaces::not_filtering;
 use crate::links::Links;
 use crate::network::{Kind, Network, PortForward, Protocol};
 use crate::nftables;
@@ -53,6 +54,9 @@ impl HostNetwork {
             }
             (Kind::ExistingBridge, Some(link)) if !link.is_bridge() => {
                 return refused(format!("interface '{}' is not a bridge", link.name));
+            }
+            (Kind::ExistingBridge, Some(link)) if network.settings.vlan_filtering && !link.vlan_filtering => {
+                return refused(not_filtering(&link.name));
             }
             (Kind::ExistingBridge, Some(_)) => return Ok(()),
             (_, Some(link)) if !self.made_for(link, &network.uuid) => {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::guard::{Guard, Guards};
+use crate::interfaces::not_filtering;
 use crate::links::{Link, Links};
 use crate::network::{Kind, MacvtapMode, Network, Refused, Subnet};
 use crate::state::{Shared, State};
@@ -390,6 +391,9 @@ async fn existing(links: &Links, network: &Network) -> Result<Running, Error> {
     let link = named(links, &network.bridge).await?;
     if !link.is_bridge() {
         return Err(network.refused(format!("interface '{}' is not a bridge", link.name)).into());
+    }
+    if network.settings.vlan_filtering && !link.vlan_filtering {
+        return Err(network.refused(not_filtering(&link.name)).into());
     }
     Ok(Running { bridge: Some(link.name), index: Some(link.index), mtu: None })
 }

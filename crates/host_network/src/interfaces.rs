@@ -1,13 +1,14 @@
-//! What is done to interfaces of guests: guarded, connected, counted, limited.
+//! What is done to interfaces of guests: guarded, connected, counted, limited, put into VLANs.
 
 use std::io;
 
-use crate::bandwidth;
 use crate::guard::{self, Guard};
 use crate::host::{Error, HostNetwork, blocking, named};
-use crate::links::{Links, Statistics};
+use crate::links::{Link, Links, Statistics};
 use crate::network::{Bandwidth, Network, Refused, Subnet};
 use crate::nftables::Transaction;
+use crate::vlan::PortVlans;
+use crate::{bandwidth, vlan};
 
 impl HostNetwork {
     /// Keeps a guest from pretending to be another: only these addresses pass from its interface from now on.
@@ -18,7 +19,7 @@ impl HostNetwork {
         let interface = guard.interface.clone();
         let object = format!("interface {interface}");
         crate::network::interface_name(&interface)
-            .map_err(|reason| Refused { network: interface.clone(), reason })?;
+            .map_err(|reason| Refused::interface(&interface, reason))?;
         self.change_guard(interface, move |_| Ok(Some(guard)))
             .await
             .map_err(Error::host(&object, "cannot guard its addresses"))
@@ -92,20 +93,40 @@ impl HostNetwork {
         .await?
     }
 
-    /// Makes a guest's interface a port of a network's bridge, with what the network says of ports.
+    /// Makes a guest's interface a port of a network's bridge, with what the network says of ports, in these VLANs. An
+    /// interface for which the kernel does not do all of it stays down.
     ///
     /// # Errors
-    /// The interface or the bridge is not there, or the kernel does not do it.
-    pub async fn connect(&self, network: &Network, interface: &str) -> Result<(), Error> {
+    /// The interface or the bridge is not there, the bridge keeps no VLANs apart, or the kernel does not do it.
+    pub async fn connect(
+        &self,
+        network: &Network,
+        interface: &str,
+        vlans: Option<&PortVlans>,
+    ) -> Result<(), Error> {
         let object = format!("interface {interface}");
         let at = |operation: &str| Error::host(&object, operation);
         let links = self.links(network)?;
         let port = named(&links, interface).await?;
         let bridge = named(&links, &network.bridge).await?;
+        if vlans.is_some() && !bridge.vlan_filtering {
+            return Err(Refused::interface(interface, not_filtering(&bridge.name)).into());
+        }
+        // Nothing passes before it is as it is wanted.
+        let pauses = port.up && port.controller != Some(bridge.index);
+        if pauses {
+            links.set_up(port.index, false).await.map_err(at("cannot take it down"))?;
+        }
         let operation = format!("cannot make it a port of bridge '{}'", bridge.name);
         links.set_controller(port.index, bridge.index).await.map_err(at(&operation))?;
         if network.isolated_ports {
             links.set_port(port.index, true).await.map_err(at("cannot isolate it"))?;
+        }
+        if bridge.vlan_filtering {
+            put_into(port.index, &bridge, vlans).await.map_err(at("cannot put it into its VLANs"))?;
+        }
+        if pauses {
+            links.set_up(port.index, true).await.map_err(at("cannot bring it up"))?;
         }
         Ok(())
     }
@@ -131,21 +152,60 @@ impl HostNetwork {
         let links = Links::open().map_err(Error::host(&object, "cannot ask the kernel (netlink)"))?;
         Ok(named(&links, interface).await?.statistics)
     }
+}
 
-    /// Limits what passes a guest's interface; without limits everything passes again.
-    ///
-    /// # Errors
-    /// There is no such interface, a limit makes no sense, or the kernel does not do it.
-    pub async fn limit(&self, interface: &str, limits: Bandwidth) -> Result<(), Error> {
-        let object = format!("interface {interface}");
-        for limit in [limits.inbound, limits.outbound].into_iter().flatten() {
-            limit.check().map_err(|reason| Refused { network: interface.to_owned(), reason })?;
-        }
-        let links = Links::open().map_err(Error::host(&object, "cannot ask the kernel (netlink)"))?;
-        let index = named(&links, interface).await?.index;
-        blocking(move || bandwidth::set(index, &limits))
-            .await
-            .and_then(|set| set)
-            .map_err(Error::host(&object, "cannot limit its bandwidth"))
+/// Limits what passes a guest's interface; without limits everything passes again.
+///
+/// # Errors
+/// There is no such interface, a limit makes no sense, or the kernel does not do it.
+pub async fn limit(interface: &str, limits: Bandwidth) -> Result<(), Error> {
+    let object = format!("interface {interface}");
+    for limit in [limits.inbound, limits.outbound].into_iter().flatten() {
+        limit.check().map_err(|reason| Refused::interface(interface, reason))?;
     }
+    let links = Links::open().map_err(Error::host(&object, "cannot ask the kernel (netlink)"))?;
+    let index = named(&links, interface).await?.index;
+    blocking(move || bandwidth::set(index, &limits))
+        .await
+        .and_then(|set| set)
+        .map_err(Error::host(&object, "cannot limit its bandwidth"))
+}
+
+/// Puts a guest's interface, which is a port of a bridge, into VLANs; without any into that of ports of which nobody says more.
+///
+/// # Errors
+/// There is no such interface, it is no port of a bridge that keeps VLANs apart, or the kernel does not do it.
+pub async fn set_vlans(interface: &str, vlans: Option<&PortVlans>) -> Result<(), Error> {
+    let object = format!("interface {interface}");
+    let at = |operation: &str| Error::host(&object, operation);
+    let links = Links::open().map_err(at("cannot ask the kernel (netlink)"))?;
+    let port = named(&links, interface).await?;
+    let bridge = match port.controller {
+        Some(index) => links.by_index(index).await.map_err(at("cannot find its bridge"))?,
+        None => None,
+    };
+    let bridge = bridge.filter(Link::is_bridge).ok_or_else(|| {
+        Refused::interface(interface, "it is no port of a bridge, and only these can be in VLANs")
+    })?;
+    if !bridge.vlan_filtering {
+        return match vlans {
+            None => Ok(()),
+            Some(_) => Err(Refused::interface(interface, not_filtering(&bridge.name)).into()),
+        };
+    }
+    put_into(port.index, &bridge, vlans).await.map_err(at("cannot put it into its VLANs"))
+}
+
+/// Puts a port of a bridge that keeps VLANs apart into these.
+async fn put_into(port: u32, bridge: &Link, vlans: Option<&PortVlans>) -> io::Result<()> {
+    let vlans = vlans.cloned().or_else(|| PortVlans::access(bridge.default_pvid).ok());
+    blocking(move || vlan::set(port, vlans.as_ref())).await?
+}
+
+/// Why ports of a bridge can't be in VLANs, and what to do.
+pub(crate) fn not_filtering(bridge: &str) -> String {
+    format!(
+        "bridge '{bridge}' does not keep VLANs apart: leave <vlan> out, or have it do so (where it is of a virtual network, by a \
+         <vlan> of the network or of one of its portgroups; otherwise by: ip link set {bridge} type bridge vlan_filtering 1)"
+    )
 }

@@ -1,4 +1,4 @@
-//! Virtual networks on the host: bridges, address translation, filters, guards at guests' interfaces, bandwidth.
+//! Virtual networks on the host: bridges, address translation, filters, guards at guests' interfaces, bandwidth, VLANs.
 //!
 //! A [`Network`] is data. [`HostNetwork`] makes it be there and not be there any more, and finds after a crash what is half done.
 //! What serves in a network (DHCP, names) and which machine is connected is others' business.
@@ -19,6 +19,9 @@
 //! The kernel is trusted. Descriptions are checked ([`Network::check`], [`HostNetwork::check`]) before anything changes.
 //! `CAP_NET_ADMIN` is needed. Everything happens in the network namespace of the thread that asks.
 //!
+//! # Machines
+//! [`Taps`] makes the interfaces of machines, and hands over open descriptors of them.
+//!
 //! # Threads
 //! None of its own: links are tasks of the caller's tokio runtime, rules are changed on its blocking threads.
 
@@ -38,16 +41,20 @@ mod programs;
 mod rules;
 mod state;
 mod sysctl;
+mod taps;
 #[cfg(test)]
 mod tests;
+mod vlan;
 mod watch;
 
 pub use guard::Guard;
 pub use host::{Error, HostNetwork, Options, Running};
+pub use interfaces::{limit, set_vlans};
 pub use links::Statistics;
-pub use macvtap::Macvtap;
 pub use network::{
     Bandwidth, BridgeSettings, Kind, Limit, MacvtapMode, Nat, Network, PortForward, Protocol, Refused, Route,
     Services, Subnet,
 };
+pub use taps::{OpenTap, TapError, Taps, Uplink, WantedTap};
+pub use vlan::{PortVlans, WrongVlans};
 pub use watch::Watcher;

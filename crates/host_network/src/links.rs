@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    BridgeStpState, InfoBridge, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::{
@@ -16,6 +16,7 @@ use rtnetlink::{
 use rustix::io::Errno;
 
 use crate::network::{BridgeSettings, MOST_NAME_BYTES, MacvtapMode, Route, Subnet};
+use crate::vlan;
 
 /// Times of bridges are in hundredths of a second (`USER_HZ`).
 const TICKS: u32 = 100;
@@ -30,7 +31,17 @@ pub(crate) struct Link {
     pub(crate) alias: Option<String>,
     pub(crate) up: bool,
     pub(crate) mac: Vec<u8>,
+    /// Largest payload of a frame, bytes.
+    pub(crate) mtu: Option<u32>,
+    /// Number of the interface that it lies on.
+    pub(crate) lower: Option<u32>,
     pub(crate) statistics: Statistics,
+    /// Number of the interface that it is a port of.
+    pub(crate) controller: Option<u32>,
+    /// Of a bridge: whether it keeps VLANs apart.
+    pub(crate) vlan_filtering: bool,
+    /// Of a bridge: the VLAN of ports that have no other; none is 0.
+    pub(crate) default_pvid: u16,
     kind: Option<InfoKind>,
 }
 
@@ -63,7 +74,12 @@ impl Link {
             alias: None,
             up: message.header.flags.contains(LinkFlags::Up),
             mac: Vec::new(),
+            mtu: None,
+            lower: None,
             statistics: Statistics::default(),
+            controller: None,
+            vlan_filtering: false,
+            default_pvid: 0,
             kind: None,
         };
         for attribute in message.attributes {
@@ -71,6 +87,8 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias),
                 LinkAttribute::Address(mac) => link.mac = mac,
+                LinkAttribute::Mtu(mtu) => link.mtu = Some(mtu),
+                LinkAttribute::Link(lower) => link.lower = Some(lower),
                 LinkAttribute::Stats64(of) => {
                     link.statistics = Statistics {
                         received_bytes: of.rx_bytes,
@@ -83,16 +101,28 @@ impl Link {
                         send_dropped: of.tx_dropped,
                     };
                 }
-                LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
-                }
+                LinkAttribute::Controller(index) => link.controller = Some(index),
+                LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| link.learn(info)),
                 _ => {}
             }
         }
         link
+    }
+
+    fn learn(&mut self, info: LinkInfo) {
+        match info {
+            LinkInfo::Kind(kind) => self.kind = Some(kind),
+            LinkInfo::Data(InfoData::Bridge(settings)) => {
+                for setting in settings {
+                    match setting {
+                        InfoBridge::VlanFiltering(on) => self.vlan_filtering = on,
+                        InfoBridge::VlanDefaultPvid(vlan) => self.default_pvid = vlan,
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Whether it is a bridge of the kernel's own.
@@ -100,9 +130,19 @@ impl Link {
         self.kind == Some(InfoKind::Bridge)
     }
 
+    /// Whether it is a TUN or TAP interface.
+    pub(crate) fn is_tun(&self) -> bool {
+        self.kind == Some(InfoKind::Tun)
+    }
+
     /// Whether it is a tap on another interface.
     pub(crate) fn is_macvtap(&self) -> bool {
         self.kind == Some(InfoKind::MacVtap)
+    }
+
+    /// Whether it is one of several interfaces that share another one.
+    pub(crate) fn is_on(&self, device: &Self) -> bool {
+        matches!(self.kind, Some(InfoKind::MacVtap | InfoKind::MacVlan)) && self.lower == Some(device.index)
     }
 }
 
@@ -138,6 +178,14 @@ impl Links {
         }
     }
 
+    /// The interface with a number.
+    pub(crate) async fn by_index(&self, index: u32) -> io::Result<Option<Link>> {
+        match self.handle.link().get().match_index(index).execute().try_next().await {
+            Ok(found) => Ok(found.map(Link::of)),
+            Err(error) => absent(io_error(error), None),
+        }
+    }
+
     /// All interfaces.
     pub(crate) async fn all(&self) -> io::Result<Vec<Link>> {
         self.handle.link().get().execute().map_ok(Link::of).try_collect().await.map_err(io_error)
@@ -149,7 +197,8 @@ impl Links {
         for setting in bridge_settings(settings) {
             link = link.append_info_data(setting);
         }
-        self.handle.link().add(with_common(link, settings).build()).execute().await.map_err(io_error)
+        let added = self.handle.link().add(with_common(link, settings).build()).execute().await;
+        added.map_err(io_error).map_err(explanation(settings))
     }
 
     /// Gives a bridge that is there its settings.
@@ -158,7 +207,7 @@ impl Links {
         for setting in bridge_settings(settings) {
             link = link.append_info_data(setting);
         }
-        self.set(link.build()).await?;
+        self.set(link.build()).await.map_err(explanation(settings))?;
         self.set(with_common(change(index), settings).build()).await
     }
 
@@ -170,6 +219,24 @@ impl Links {
     /// Gives an interface its alias.
     pub(crate) async fn set_alias(&self, index: u32, alias: &str) -> io::Result<()> {
         self.set(change(index).alias(alias).build()).await
+    }
+
+    /// Gives an interface its Ethernet address.
+    pub(crate) async fn set_mac(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        self.set(change(index).address(mac.to_vec()).build()).await
+    }
+
+    /// Sets the largest payload of a frame, bytes.
+    pub(crate) async fn set_mtu(&self, index: u32, bytes: u32) -> io::Result<()> {
+        self.set(change(index).mtu(bytes).build()).await
+    }
+
+    /// Lets an interface take frames to all groups, not only to those that the host is a member of.
+    pub(crate) async fn set_all_multicast(&self, index: u32) -> io::Result<()> {
+        let mut message = change(index).build();
+        message.header.flags |= LinkFlags::Allmulti;
+        message.header.change_mask |= LinkFlags::Allmulti;
+        self.set(message).await
     }
 
     /// Brings an interface up or takes it down.
@@ -352,11 +419,18 @@ fn bridge_settings(settings: &BridgeSettings) -> Vec<InfoBridge> {
     let stp = if settings.stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled };
     let mut list =
         vec![InfoBridge::ForwardDelay(u32::from(settings.forward_delay) * TICKS), InfoBridge::StpState(stp)];
-    // Kernels without VLANs refuse to be told that there are none.
+    // Kernels without VLANs refuse to be told that there are none. A bridge that keeps them apart goes on while it is there: guests
+    // that are in some would hear each other.
     if settings.vlan_filtering {
         list.push(InfoBridge::VlanFiltering(true));
     }
     list
+}
+
+/// What the kernel does not do may be VLANs.
+fn explanation(settings: &BridgeSettings) -> impl FnOnce(io::Error) -> io::Error + use<> {
+    let demanded = settings.vlan_filtering;
+    move |error| if demanded { vlan::explained(error) } else { error }
 }
 
 fn with_common<T>(link: LinkMessageBuilder<T>, settings: &BridgeSettings) -> LinkMessageBuilder<T> {

@@ -175,7 +175,7 @@ pub struct BridgeSettings {
     pub mtu: Option<u32>,
     /// Its address.
     pub mac: Option<[u8; 6]>,
-    /// Ports have VLANs (IEEE 802.1Q).
+    /// Ports have VLANs (IEEE 802.1Q). A bridge that is not made has to have this setting, which is left alone.
     pub vlan_filtering: bool,
 }
 
@@ -186,6 +186,14 @@ pub struct Bandwidth {
     pub inbound: Option<Limit>,
     /// What guests send.
     pub outbound: Option<Limit>,
+}
+
+impl Bandwidth {
+    /// For the other end.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { inbound: self.outbound, outbound: self.inbound }
+    }
 }
 
 /// A limit of what passes.
@@ -210,14 +218,20 @@ pub struct Services {
     pub dns_port: Option<u16>,
 }
 
-/// Why a network can't be.
+/// Why a network can't be, or an interface can't be as it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("network '{network}': {reason}")]
+#[error("{object}: {reason}")]
 pub struct Refused {
-    /// Its name.
-    pub network: String,
+    /// The network or interface.
+    pub object: String,
     /// What collides with what, or what the description lacks.
     pub reason: String,
+}
+
+impl Refused {
+    pub(crate) fn interface(name: &str, reason: impl Into<String>) -> Self {
+        Self { object: format!("interface {name}"), reason: reason.into() }
+    }
 }
 
 impl Subnet {
@@ -323,7 +337,7 @@ impl Network {
     }
 
     pub(crate) fn refused(&self, reason: impl Into<String>) -> Refused {
-        Refused { network: self.name.clone(), reason: reason.into() }
+        Refused { object: format!("network '{}'", self.name), reason: reason.into() }
     }
 
     fn wrong(&self) -> Result<(), String> {
@@ -351,11 +365,17 @@ impl Network {
 
     fn kind_is_wrong(&self) -> Result<(), String> {
         if !self.makes_bridge() {
+            let demanded = matches!(self.kind, Kind::ExistingBridge) && self.settings.vlan_filtering;
+            let none = BridgeSettings { vlan_filtering: demanded, ..BridgeSettings::default() };
             let rest = [
                 (!self.addresses.is_empty(), "addresses"),
                 (!self.routes.is_empty(), "routes"),
                 (!self.forwards.is_empty(), "port forwards"),
-                (self.settings != BridgeSettings::default(), "settings of a bridge"),
+                (self.settings != none, "settings of a bridge"),
+                (
+                    self.bandwidth != Bandwidth::default(),
+                    "limits of a network (its portgroups may have some)",
+                ),
                 (self.services != Services::default(), "services"),
             ];
             if let Some((_, what)) = rest.into_iter().find(|(there, _)| *there) {

@@ -225,6 +225,8 @@ pub enum NetBackendSpec {
     },
     /// TAP descriptors that this process was started with, one a queue pair.
     TapDescriptors(Vec<i32>),
+    /// A connected stream socket that this process was started with; one queue pair.
+    StreamDescriptor(i32),
 }
 
 /// An entropy source.

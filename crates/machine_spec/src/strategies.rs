@@ -106,12 +106,14 @@ fn disk() -> impl Strategy<Value = DiskConfig> {
 }
 
 fn net() -> impl Strategy<Value = NetConfig> {
-    let backend = (any::<bool>(), of((1u8..=223, any::<bool>())), 1usize..=4, any::<[bool; 4]>());
+    let backend = (any::<bool>(), of((1u8..=223, any::<bool>())), 1usize..=4, any::<[bool; 5]>());
     (backend, any::<[u8; 6]>(), of(1280u16..), 1u32..=15).prop_map(
-        |((by_name, address, pairs, [fds, count_told, mac_told, link_up]), mac, mtu, order)| {
-            let address = address.filter(|_| !fds).map(|(byte, masked)| ([10, 0, 1, byte].into(), masked));
+        |((by_name, address, pairs, [given, socket, count_told, mac_told, link_up]), mac, mtu, order)| {
+            let (fds, socket) = (given && !socket, given && socket);
+            let pairs = if socket { 1 } else { pairs };
+            let address = address.filter(|_| !given).map(|(byte, masked)| ([10, 0, 1, byte].into(), masked));
             NetConfig {
-                tap: (by_name && !fds).then(|| "tap".to_owned()),
+                tap: (by_name && !given).then(|| "tap".to_owned()),
                 ip: address.map(|(ip, _)| ip),
                 mask: address.filter(|(_, masked)| *masked).map(|_| [255, 255, 0, 0].into()),
                 mac: mac_told.then_some(MacAddress(mac)),
@@ -121,6 +123,7 @@ fn net() -> impl Strategy<Value = NetConfig> {
                 queue_size: 1 << order,
                 id: None,
                 fds: fds.then(|| vec![0; pairs]),
+                socket_fd: socket.then_some(0),
             }
         },
     )
@@ -177,7 +180,7 @@ fn told_apart(mut config: VmConfig) -> VmConfig {
             bytes[0] &= 0xfe;
             bytes[5] = next();
         }
-        for fd in net.fds.iter_mut().flatten() {
+        for fd in net.fds.iter_mut().flatten().chain(&mut net.socket_fd) {
             *fd = next().into();
         }
     }

@@ -44,7 +44,8 @@ pub trait NetBackend: Send {
     fn set_guest_offloads(&mut self, offloads: Offloads) -> Result<(), NetError>;
 
     /// Puts the next frame, virtio-net header first, into `buffers`. `None` when there is none now. A frame longer than
-    /// the buffers is cut and counted as an error by the caller.
+    /// the buffers is cut and counted as an error by the caller. `UnexpectedEof`: what carries the frames is gone for good, and
+    /// so are the frames of every later call.
     fn receive(&mut self, buffers: &[VolatileSlice<'_>]) -> io::Result<Option<usize>>;
 
     /// Sends one frame, virtio-net header first. `WouldBlock` when it has to be tried again once the descriptor is

@@ -1,4 +1,5 @@
-//! Where a guest's Ethernet frames go: TAP, a loopback for tests, a decorator that captures to pcap.
+//! Where a guest's Ethernet frames go: TAP, a stream to a process of the user's (passt), a loopback for tests, a
+//! decorator that captures to pcap.
 //!
 //! A [`NetBackend`] is one queue pair's worth of a network: frames in, frames out, none of them buffered here. Every frame
 //! starts with a virtio-net header ([`VNET_HEADER_BYTES`]); the backend carries it to the kernel where that understands it
@@ -10,10 +11,13 @@ pub mod capture;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod loopback;
+pub mod passt;
+pub mod stream;
 pub mod tap;
 mod vectors;
 
 pub use backend::{NetBackend, NetError, Offloads, VNET_HEADER_BYTES};
 pub use capture::{Capture, CaptureFile};
 pub use loopback::Loopback;
-pub use tap::{NewTap, Tap, TapOptions};
+pub use stream::Stream;
+pub use tap::{Tap, TapOptions};

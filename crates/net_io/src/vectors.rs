@@ -101,6 +101,20 @@ pub(crate) fn gather(buffers: &[VolatileSlice<'_>], bytes: usize, mut skip: usiz
     copy
 }
 
+/// Copies `bytes` into the pieces from `skip` on, and returns how many there was room for.
+pub(crate) fn scatter(buffers: &[VolatileSlice<'_>], mut skip: usize, bytes: &[u8]) -> usize {
+    let mut rest = bytes;
+    for slice in buffers {
+        let from = skip.min(slice.len());
+        skip -= from;
+        let Ok(room) = slice.offset(from) else { continue };
+        let (here, later) = rest.split_at(rest.len().min(room.len()));
+        room.copy_from(here);
+        rest = later;
+    }
+    bytes.len() - rest.len()
+}
+
 /// Overwrites the first `bytes` bytes of the pieces with zeroes.
 pub(crate) fn zero_start(buffers: &[VolatileSlice<'_>], mut bytes: usize) {
     const ZEROES: [u8; 64] = [0; 64];

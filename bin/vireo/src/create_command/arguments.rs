@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
 use libvirt_xml::storage::VolumeFormat;
+use net_io::passt::Forward;
 
 use crate::completions_command::networks;
 use crate::connection::Error;
 use crate::image_command::{image_path, size};
+use crate::user_network::UserNetwork;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -60,7 +62,8 @@ pub(crate) struct Arguments {
     /// Command line of the kernel [default: console=ttyS0]
     #[arg(long, value_name = "TEXT", requires = "kernel")]
     pub(super) cmdline: Option<String>,
-    /// Network: none, bridge=NAME, tap=NAME, or a network's name [default: the network "default", if there is one]
+    /// Network: none, user (through passt, without any rights; user,tcp=2222:22,udp=53 forwards ports of the host), bridge=NAME,
+    /// tap=NAME, a network's name or network=NAME [default: the network "default", if there is one]
     #[arg(long, value_name = "NETWORK", value_parser = network, add = ArgValueCompleter::new(networks))]
     pub(super) network: Option<NetworkChoice>,
     /// Address of the network interface [default: assigned]
@@ -172,6 +175,7 @@ pub(super) enum NetworkChoice {
     Bridge(String),
     Tap(String),
     Network(String),
+    User(Vec<Forward>),
 }
 
 /// The name of an interface of the host, as the kernel takes them (linux/if.h, IFNAMSIZ; its dev_valid_name).
@@ -183,11 +187,17 @@ pub(crate) fn interface_name(name: &str) -> Result<String, String> {
 }
 
 fn network(text: &str) -> Result<NetworkChoice, String> {
+    if let Some(UserNetwork { forwards, rest }) = UserNetwork::parse(text)? {
+        return match rest.first() {
+            None => Ok(NetworkChoice::User(forwards)),
+            Some(word) => Err(format!("{word:?} is not known: use user, with tcp= and udp= for ports")),
+        };
+    }
     match text.split_once('=') {
         Some(("bridge", name)) => interface_name(name).map(NetworkChoice::Bridge),
         Some(("tap", name)) => interface_name(name).map(NetworkChoice::Tap),
         Some(("network", name)) if !name.is_empty() => Ok(NetworkChoice::Network(name.to_owned())),
-        Some(_) => Err("use none, bridge=NAME, tap=NAME or the name of a network".to_owned()),
+        Some(_) => Err("use none, user, bridge=NAME, tap=NAME or the name of a network".to_owned()),
         None if text == "none" => Ok(NetworkChoice::None),
         None if text.is_empty() => Err("the name is empty".to_owned()),
         None => Ok(NetworkChoice::Network(text.to_owned())),
@@ -268,7 +278,17 @@ mod tests {
         assert_eq!(network("bridge=br0"), Ok(NetworkChoice::Bridge("br0".into())));
         assert_eq!(network("tap=t0"), Ok(NetworkChoice::Tap("t0".into())));
         assert_eq!(network("lan"), Ok(NetworkChoice::Network("lan".into())));
-        for wrong in ["", "bridge=", "tap=a name", "bridge=a-name-that-is-too-long", "user=x"] {
+        assert_eq!(network("network=user"), Ok(NetworkChoice::Network("user".into())));
+        assert_eq!(network("user"), Ok(NetworkChoice::User(vec![])));
+        for wrong in [
+            "",
+            "bridge=",
+            "tap=a name",
+            "bridge=a-name-that-is-too-long",
+            "user=x",
+            "user,mtu=1400",
+            "user,tcp=0",
+        ] {
             assert!(network(wrong).is_err(), "{wrong}");
         }
     }

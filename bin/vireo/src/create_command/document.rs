@@ -11,13 +11,15 @@ use libvirt_xml::domain::disk::{
 };
 use libvirt_xml::domain::features::{Apic, Clock, Features};
 use libvirt_xml::domain::interface::{
-    Interface, InterfaceModel, InterfaceSource, InterfaceTarget, InterfaceType, Mac,
+    ForwardProtocol, Interface, InterfaceBackend, InterfaceModel, InterfaceSource, InterfaceTarget,
+    InterfaceType, Mac, NetBackendType, PortForward, PortRange,
 };
 use libvirt_xml::domain::os::{BootDevice, Os, OsBoot, OsType};
 use libvirt_xml::domain::tuning::{Memory, VcpuCount};
 use libvirt_xml::domain::{CrashAction, Devices, Domain, DomainType, LifecycleAction};
 use libvirt_xml::size::Kib;
 use libvirt_xml::{Uuid, YesNo};
+use net_io::passt::{Forward, Transport};
 use serde_json::{Value, json};
 
 use super::Arguments;
@@ -42,6 +44,7 @@ pub(super) enum Nic {
     Network(String),
     Bridge(String),
     Tap(String),
+    User(Vec<Forward>),
 }
 
 /// Everything that the document says.
@@ -147,6 +150,15 @@ fn interface(arguments: &Arguments, nic: &Nic) -> Interface {
             let target = InterfaceTarget { dev: Some(name.clone()), managed: Some(YesNo::No) };
             (InterfaceType::Ethernet, None, Some(target))
         }
+        Nic::User(_) => (InterfaceType::User, None, None),
+    };
+    let (backend, port_forwards) = match nic {
+        Nic::User(forwards) => {
+            let backend =
+                InterfaceBackend { kind: Some(NetBackendType::Passt), ..InterfaceBackend::default() };
+            (Some(backend), forwards.iter().map(port_forward).collect())
+        }
+        _ => (None, Vec::new()),
     };
     Interface {
         kind,
@@ -154,7 +166,27 @@ fn interface(arguments: &Arguments, nic: &Nic) -> Interface {
         source,
         target,
         model: Some(InterfaceModel { kind: "virtio".to_owned() }),
+        backend,
+        port_forwards,
         ..Interface::default()
+    }
+}
+
+fn port_forward(forward: &Forward) -> PortForward {
+    let ranges = forward.ports.iter().map(|ports| PortRange {
+        start: ports.first,
+        end: (ports.last > ports.first).then_some(ports.last),
+        to: ports.guest,
+        exclude: None,
+    });
+    PortForward {
+        protocol: match forward.transport {
+            Transport::Tcp => ForwardProtocol::Tcp,
+            Transport::Udp => ForwardProtocol::Udp,
+        },
+        address: forward.address.map(|address| address.to_string()),
+        dev: None,
+        ranges: ranges.collect(),
     }
 }
 

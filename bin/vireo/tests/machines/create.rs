@@ -174,6 +174,17 @@ fn the_definition_is_printed_and_nothing_made() {
     let tap = place.ok(&["create", "web", "--disk", "1G", "--network", "tap=tap7", "--dry-run"]).out;
     let document = libvirt_xml::domain::Domain::parse(&tap).unwrap();
     assert_eq!(document.devices.interfaces[0].target.as_ref().unwrap().dev.as_deref(), Some("tap7"));
+    let user = "user,tcp=127.0.0.1/2222:22,udp=5000-5010";
+    let user = place.ok(&["create", "web", "--disk", "1G", "--network", user, "--dry-run"]).out;
+    for line in [
+        "<interface type='user'>",
+        "<backend type='passt'/>",
+        "<portForward proto='tcp' address='127.0.0.1'>",
+        "<range start='2222' to='22'/>",
+        "<range start='5000' end='5010'/>",
+    ] {
+        assert!(user.contains(line), "{line}: {user}");
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Running machines, as clients see them. The machine's process is `mock_machine`: everything but the guest is real.
 
 mod balloon;
+mod card_limits;
 mod cards;
 mod on_networks;
 mod ports;

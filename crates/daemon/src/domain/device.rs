@@ -8,7 +8,7 @@ use libvirt_xml::domain::address::DeviceInfo;
 use libvirt_xml::domain::disk::Disk;
 use libvirt_xml::domain::edit::Device;
 use libvirt_xml::domain::interface::Interface;
-use libvirt_xml::{Element, Model};
+use libvirt_xml::{Element, MacAddress, Model, Value};
 
 use super::DomainError;
 
@@ -141,8 +141,13 @@ pub(crate) fn update(definition: &mut Definition, device: Device) -> Result<(), 
     }
 }
 
-/// The card of a running machine that a client describes anew, by its place: of it only the cable can be changed.
-pub(crate) fn cable(document: &Definition, wanted: &Interface) -> Result<usize, DomainError> {
+/// The card of a running machine that a client describes anew, by its place, and what it is to be: of it only the cable, limits and
+/// VLANs can be changed. `complete` adds what somebody else says of it.
+pub(crate) fn changed_card(
+    document: &Definition,
+    wanted: &Interface,
+    complete: impl FnOnce(&mut Interface),
+) -> Result<(usize, Interface), DomainError> {
     let interfaces = &document.devices.interfaces;
     let at = interface_at(interfaces, wanted)?;
     let present = &interfaces[at];
@@ -151,13 +156,29 @@ pub(crate) fn cable(document: &Definition, wanted: &Interface) -> Result<usize, 
     after.mac = after.mac.take().or_else(|| present.mac.clone());
     after.target = after.target.take().or_else(|| present.target.clone());
     after.model = after.model.take().or_else(|| present.model.clone());
-    after.link.clone_from(&present.link);
-    if after != *present {
-        let message = "of an interface of a running machine only the link's state can be changed: \
+    if let (Some(after), Some(present)) = (&mut after.source, &present.source) {
+        // What only running machines show.
+        after.port_id = after.port_id.or(present.port_id);
+        after.bridge = after.bridge.take().or_else(|| present.bridge.clone());
+        after.mac_table_manager = after.mac_table_manager.or(present.mac_table_manager);
+    }
+    complete(&mut after);
+    let Interface { link, bandwidth, vlan, .. } = present.clone();
+    if (Interface { link, bandwidth, vlan, ..after.clone() }) != *present {
+        let message = "of an interface of a running machine only the link's state, bandwidth and VLANs can be changed: \
                        use --config for the rest, and start it anew";
         return Err(DomainError::Unsupported(message.to_owned()));
     }
-    Ok(at)
+    Ok((at, after))
+}
+
+/// The card that a client names by the guest's address, or by the interface on the host.
+pub(crate) fn card_named(document: &Definition, name: &str) -> Option<usize> {
+    let mac = MacAddress::read(name).ok();
+    document.devices.interfaces.iter().position(|interface| match mac {
+        Some(mac) => interface.mac.as_ref().is_some_and(|own| own.address == mac),
+        None => interface.target.as_ref().and_then(|target| target.dev.as_deref()) == Some(name),
+    })
 }
 
 /// A device stays where it is unless the client says where it goes.

@@ -4,9 +4,10 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
+use host_tune::InterfaceStatistics;
 use libvirt_xml::domain::Domain as Definition;
 use libvirt_xml::domain::disk::{Disk, DiskType, ImageFormat};
-use libvirt_xml::domain::interface::Interface;
+use libvirt_xml::domain::interface::{Interface, InterfaceType};
 use parking_lot::Mutex;
 
 use super::machine::balloon_demands;
@@ -34,6 +35,16 @@ pub(crate) struct InterfaceSummary {
     pub(crate) target: Option<String>,
     /// The guest's address.
     pub(crate) mac: Option<String>,
+    /// Whether the host's end receives what the guest does, as one that lies on another interface of the host. Others receive what the
+    /// guest sends.
+    pub(crate) shares_view: bool,
+}
+
+impl InterfaceSummary {
+    /// What the host's end has counted, as the guest sees it.
+    pub(crate) fn of_guest(&self, counted: InterfaceStatistics) -> InterfaceStatistics {
+        if self.shares_view { counted } else { counted.reversed() }
+    }
 }
 
 /// The size of an image's disk as it was read from a file, and the file's state then: as long as it has that state, nobody has to
@@ -162,6 +173,7 @@ fn interface(interface: &Interface) -> InterfaceSummary {
     InterfaceSummary {
         target: interface.target.as_ref().and_then(|target| target.dev.clone()),
         mac: interface.mac.as_ref().map(|mac| mac.address.to_string()),
+        shares_view: interface.kind == InterfaceType::Direct,
     }
 }
 

@@ -2,11 +2,14 @@
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use command_fds::CommandFdExt;
 
 use super::events::{EventTail, MachineEvent};
 use super::identity::ProcessIdentity;
@@ -48,9 +51,16 @@ pub enum LaunchError {
 }
 
 /// Starts `program` in `directory`, which is made anew, and waits until it hears requests. On failure nothing is left behind.
-pub async fn launch(program: &Path, directory: &Path) -> Result<MachineProcess, LaunchError> {
+///
+/// The process gets `descriptors` under the numbers that they have here, which nothing else of this process can have meanwhile; they
+/// are closed here. No other process that is started at the same time gets them.
+pub async fn launch(
+    program: &Path,
+    directory: &Path,
+    descriptors: Vec<OwnedFd>,
+) -> Result<MachineProcess, LaunchError> {
     let prepared = Prepared::new(program, directory).and_then(|prepared| {
-        let process = prepared.spawn(program)?;
+        let process = prepared.spawn(program, descriptors)?;
         Ok((process, prepared))
     });
     let (process, prepared) = prepared.inspect_err(|_| discard(directory))?;
@@ -101,11 +111,16 @@ impl Prepared {
         Ok(Self { directory: directory.to_owned(), log, events })
     }
 
-    fn spawn(&self, program: &Path) -> Result<MachineProcess, LaunchError> {
+    fn spawn(&self, program: &Path, descriptors: Vec<OwnedFd>) -> Result<MachineProcess, LaunchError> {
         let failed =
             |operation| move |source| LaunchError::Host { path: program.to_owned(), operation, source };
         let log = || self.log.try_clone().map(Stdio::from).map_err(failed("share the log with it"));
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        // A process that gets none can be started in a faster way.
+        if !descriptors.is_empty() {
+            command.preserved_fds(descriptors);
+        }
+        let child = command
             .current_dir("/")
             .arg("--api-socket")
             .arg(self.directory.join("api"))

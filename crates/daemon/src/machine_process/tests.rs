@@ -1,6 +1,7 @@
 //! Processes that behave, and processes that do not.
 
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ async fn a_process_is_started_found_again_and_ended() {
     let directory = tempfile::tempdir().unwrap();
     let program = program(directory.path(), &format!("{STARTING}\nexec sleep 600"));
     let place = directory.path().join("machine");
-    let process = launch(&program, &place).await.unwrap();
+    let process = launch(&program, &place, Vec::new()).await.unwrap();
     let same = MachineProcess::find(&place, process.identity().clone()).unwrap().unwrap();
     assert_eq!(same.events().unwrap().next().await.unwrap(), MachineEvent::Starting);
     process.terminate().unwrap();
@@ -40,10 +41,34 @@ async fn a_process_is_started_found_again_and_ended() {
 }
 
 #[tokio::test]
+async fn a_process_gets_the_descriptors_that_are_meant_for_it_and_no_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = program(directory.path(), &format!("{STARTING}\nexec sleep 600"));
+    let file = |name: &str| {
+        let path = directory.path().join(name);
+        (std::fs::File::create_new(&path).unwrap(), path)
+    };
+    let (own, _) = file("own");
+    let meant = [file("one"), file("two")];
+    let wanted = meant.each_ref().map(|(file, path)| (file.as_raw_fd(), path.clone()));
+    let handed = meant.map(|(file, _)| file.into()).into();
+    let process = launch(&program, &directory.path().join("machine"), handed).await.unwrap();
+    let end = |number: i32| std::fs::read_link(format!("/proc/{}/fd/{number}", process.identity().pid)).ok();
+    for (number, path) in wanted {
+        assert_eq!(end(number).as_ref(), Some(&path));
+        let here = std::fs::read_link(format!("/proc/self/fd/{number}")).ok();
+        assert_ne!(here, Some(path), "it is the other process's");
+    }
+    assert_eq!(end(own.as_raw_fd()), None);
+    process.kill().unwrap();
+    process.ended().await;
+}
+
+#[tokio::test]
 async fn another_process_with_the_number_is_not_taken_for_it() {
     let directory = tempfile::tempdir().unwrap();
     let program = program(directory.path(), &format!("{STARTING}\nexec sleep 600"));
-    let process = launch(&program, &directory.path().join("machine")).await.unwrap();
+    let process = launch(&program, &directory.path().join("machine"), Vec::new()).await.unwrap();
     let right = process.identity().clone();
     for wrong in [
         super::ProcessIdentity { started: right.started + 1, ..right.clone() },
@@ -62,11 +87,11 @@ async fn a_process_that_ends_at_once_is_quoted_and_leaves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let program = program(directory.path(), "echo 'cannot open /dev/kvm:' >&2; echo 'try again' >&2; exit 2");
     let place = directory.path().join("machine");
-    let error = launch(&program, &place).await.unwrap_err();
+    let error = launch(&program, &place, Vec::new()).await.unwrap_err();
     assert!(matches!(error, LaunchError::Ended { ending: Ending::Exited(2), .. }), "{error}");
     assert!(error.to_string().ends_with("cannot open /dev/kvm: try again"), "{error}");
     assert!(!place.exists());
-    let error = launch(&directory.path().join("nothing"), &place).await.unwrap_err();
+    let error = launch(&directory.path().join("nothing"), &place, Vec::new()).await.unwrap_err();
     assert!(matches!(error, LaunchError::Host { operation: "find the machine's program", .. }), "{error}");
 }
 

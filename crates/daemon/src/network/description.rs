@@ -8,24 +8,24 @@
 //! | `bridge/@delay='0'` with `stp='on'` | no spanning tree: the kernel has none without a delay, and guests would get no address for twice that long |
 //! | `network/@ipv6='yes'` | always so: what passes from port to port of a bridge is no matter of the host's addresses |
 //! | `ip/@localPtr` | `no` has others asked for names of the subnet's addresses that nobody here has; nobody is asked otherwise |
-//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `trustGuestRxFilters`, `vlan` | refused: nothing here does it |
+//! | `vlan` of it or of a `portgroup` | its bridge keeps VLANs apart; somebody else's has to |
+//! | `domain/@register`, `bridge/@zone`, `macTableManager='libvirt'`, `tftp`, `trustGuestRxFilters`, `vlan` with macvtap | refused: nothing here does it |
 //! | `spoofing` | guests are held to their own addresses; if nothing is said, those of networks with `nat` are |
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use host_network::{
-    Bandwidth, BridgeSettings, Kind, Limit, MacvtapMode, Nat, Network, PortForward, Protocol, Route,
-    Services, Subnet,
+    BridgeSettings, Kind, MacvtapMode, Nat, Network, PortForward, Protocol, Route, Services, Subnet,
 };
-use libvirt_xml::domain::interface::{self, ForwardProtocol, MacTableManager};
+use libvirt_xml::domain::interface::{ForwardProtocol, MacTableManager, SourceMode};
 use libvirt_xml::network::addresses::{Dhcp, Ip, Lease};
 use libvirt_xml::network::dns::Dns;
 use libvirt_xml::network::extension::{DhcpOption, OptionType};
-use libvirt_xml::network::{Forward, ForwardMode, Network as Definition, PortGroup};
+use libvirt_xml::network::{Forward, ForwardMode, Network as Definition};
 use libvirt_xml::{OnOff, YesNo};
 use network_services::description::{self as served, Description};
 
-use super::NetworkError;
+use super::{NetworkError, Uplink, port_settings};
 
 /// Where name servers are asked.
 pub(crate) const DNS_PORT: u16 = 53;
@@ -49,7 +49,9 @@ fn made(definition: &Definition) -> Result<Network, NetworkError> {
     let bridge = definition.bridge_name().unwrap_or_default();
     let mut network = Network::new(name, uuid, bridge, kind(definition));
     network.isolated_ports = isolates(definition);
-    network.bandwidth = limits(definition.bandwidth.as_ref());
+    network.bandwidth = port_settings::limits(definition.bandwidth.as_ref());
+    // Somebody else's has to have it.
+    network.settings.vlan_filtering = port_settings::has_vlans(definition);
     if !definition.has_own_bridge() {
         network.check().map_err(|error| NetworkError::Unsupported(error.to_string()))?;
         return Ok(network);
@@ -96,6 +98,26 @@ pub(crate) fn check(definition: &Definition) -> Result<(), NetworkError> {
     services(definition).map(drop)
 }
 
+/// What guests are connected to.
+pub(crate) fn uplink(definition: &Definition) -> Result<Uplink, NetworkError> {
+    if let Kind::Macvtap { mode, devices } = kind(definition) {
+        let mode = match mode {
+            MacvtapMode::Bridge => SourceMode::Bridge,
+            MacvtapMode::Private => SourceMode::Private,
+            MacvtapMode::Vepa => SourceMode::Vepa,
+            MacvtapMode::Passthrough => SourceMode::Passthrough,
+        };
+        return Ok(Uplink::Devices(devices, mode));
+    }
+    match definition.bridge_name() {
+        Some(bridge) => Ok(Uplink::Bridge(bridge.to_owned())),
+        None => {
+            let name = definition.name.as_deref().unwrap_or_default();
+            unsupported(format!("network '{name}' has neither a bridge nor interfaces"))
+        }
+    }
+}
+
 /// What nobody here does.
 fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
     let bridge = definition.bridge.as_ref();
@@ -133,9 +155,13 @@ fn refuse(definition: &Definition, name: &str) -> Result<(), NetworkError> {
             "network '{name}': what guests want to receive is not taken over by the host: leave 'trustGuestRxFilters' out"
         ));
     }
-    if definition.vlan.is_some() || definition.port_groups.iter().any(|group| group.vlan.is_some()) {
+    if let Some(wrong) = port_settings::wrong_vlans(definition) {
+        return unsupported(format!("network '{name}': {wrong}"));
+    }
+    if port_settings::has_vlans(definition) && definition.bridge_name().is_none() {
         return unsupported(format!(
-            "network '{name}': VLANs of guests' interfaces are not set up by networks"
+            "<vlan> element specified for network {name}, whose type doesn't support vlan configuration: \
+             macvtap has none, use a network with a bridge"
         ));
     }
     Ok(())
@@ -198,45 +224,8 @@ fn settings(definition: &Definition) -> BridgeSettings {
         forward_delay: if stp { delay.max(2) } else { 0 },
         mtu: definition.mtu.as_ref().map(|mtu| mtu.size),
         mac: definition.mac.as_ref().map(|mac| mac.address.0),
-        vlan_filtering: false,
+        vlan_filtering: port_settings::has_vlans(definition),
     }
-}
-
-/// Limits in both directions.
-fn limits(bandwidth: Option<&interface::Bandwidth>) -> Bandwidth {
-    let number = |number: Option<u64>| number.and_then(|number| u32::try_from(number).ok());
-    let limit = |limit: &Option<interface::BandwidthLimit>| {
-        let limit = limit.as_ref()?;
-        let average = number(limit.average)?;
-        Some(Limit { average, peak: number(limit.peak), burst: number(limit.burst) })
-    };
-    bandwidth.map_or_else(Bandwidth::default, |both| Bandwidth {
-        inbound: limit(&both.inbound),
-        outbound: limit(&both.outbound),
-    })
-}
-
-/// The settings that a guest's interface has chosen, or those of interfaces that choose none.
-pub(crate) fn port_group<'a>(
-    definition: &'a Definition,
-    chosen: Option<&str>,
-) -> Result<Option<&'a PortGroup>, NetworkError> {
-    let mut groups = definition.port_groups.iter();
-    match chosen {
-        None => Ok(groups.find(|group| group.default == Some(YesNo::Yes))),
-        Some(name) => match groups.find(|group| group.name == name) {
-            Some(group) => Ok(Some(group)),
-            None => {
-                let network = definition.name.as_deref().unwrap_or_default();
-                unsupported(format!("network '{network}' has no portgroup '{name}'"))
-            }
-        },
-    }
-}
-
-/// Limits of each interface of a port group.
-pub(crate) fn group_limits(group: &PortGroup) -> Option<Bandwidth> {
-    group.bandwidth.as_ref().map(|bandwidth| limits(Some(bandwidth)))
 }
 
 /// Whether the host answers for names: libvirt does wherever it has an address.

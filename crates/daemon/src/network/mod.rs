@@ -8,6 +8,7 @@
 //! | this one | a network |
 //! | `registry` | all of them: by UUID and by name, and the order in which they are written down |
 //! | `description` | what a definition means on this host |
+//! | `port_settings` | what is said of a guest's interface: limits and VLANs |
 //! | `served` | the process that serves a network |
 //! | `running` | what runs: started, changed, stopped, found again |
 //! | `supervision` | the process of a network's services is there again when it has ended by itself |
@@ -16,6 +17,7 @@
 
 mod description;
 pub(crate) mod error;
+pub(crate) mod port_settings;
 pub(crate) mod ports;
 pub(crate) mod registry;
 pub(crate) mod running;
@@ -31,7 +33,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::error::NetworkError;
 pub(crate) use self::ports::Port;
 pub(crate) use self::registry::{Change, Networks};
-pub(crate) use self::running::Running;
+pub(crate) use self::running::{Running, Uplink};
 use crate::machine_process::ProcessIdentity;
 use crate::store::{Kind, Record};
 

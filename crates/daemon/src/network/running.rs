@@ -14,6 +14,7 @@ use std::sync::{Arc, Weak};
 
 use host_network::{HostNetwork, Options, Watcher};
 use libvirt_rpc::types::NetworkDhcpLease;
+use libvirt_xml::domain::interface::SourceMode;
 use libvirt_xml::network::Network as Definition;
 use libvirt_xml::network::assign;
 use libvirt_xml::{MacAddress, Uuid, Value};
@@ -49,6 +50,15 @@ const DEFAULT: &str = "<network>
 const IPV4: i32 = 0;
 /// The other.
 const IPV6: i32 = 1;
+
+/// What guests of a network are connected to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Uplink {
+    /// A bridge.
+    Bridge(String),
+    /// One of these interfaces of the host.
+    Devices(Vec<String>, SourceMode),
+}
 
 /// What makes networks run.
 #[derive(Debug)]
@@ -414,18 +424,13 @@ impl Running {
         self.networks.settle(change).await.map(drop)
     }
 
-    /// The bridge that guests of a network are connected to.
-    pub(crate) fn bridge(&self, name: &str) -> Result<String, NetworkError> {
+    /// What guests of a network are connected to.
+    pub(crate) fn uplink(&self, name: &str) -> Result<Uplink, NetworkError> {
         let live = self.live(name)?;
-        match live.document.bridge_name() {
-            Some(bridge) => Ok(bridge.to_owned()),
-            None => Err(NetworkError::Unsupported(format!(
-                "network '{name}' shares interfaces of the host by macvtap, which guests can't use yet: use a bridge"
-            ))),
-        }
+        description::uplink(&live.document)
     }
 
-    fn live(&self, name: &str) -> Result<Live, NetworkError> {
+    pub(super) fn live(&self, name: &str) -> Result<Live, NetworkError> {
         let network = self.networks.by_name(name);
         let network = network.ok_or_else(|| NetworkError::NoSuchName(name.to_owned()))?;
         let inactive = || NetworkError::Invalid(format!("network '{name}' is not active"));

@@ -4,6 +4,7 @@ mod beside_others;
 mod guards;
 mod limits;
 mod passing;
+mod taps;
 mod undone;
 
 use std::future::Future;
@@ -157,7 +158,7 @@ impl Host {
         );
         let name = format!("vnet{last}");
         let guest = self.guest(&name, &script);
-        networks.connect(network, &name).await.unwrap();
+        networks.connect(network, &name, None).await.unwrap();
         wait(|| sh("ip -br link show virbr0").contains(" UP "));
         guest
     }

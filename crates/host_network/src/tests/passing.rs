@@ -122,7 +122,7 @@ fn networks_do_not_reach_each_other_in_whichever_order_they_are() {
                 "ip addr add 10.0.{number}.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.0.{number}.1"
             );
             let guest = host.guest(&format!("tap{number}"), &script);
-            networks.connect(&network, &format!("tap{number}")).await.unwrap();
+            networks.connect(&network, &format!("tap{number}"), None).await.unwrap();
             wait(|| sh(&format!("ip -br link show {name}")).contains(" UP "));
             assert!(guest.reaches(&format!("10.0.{number}.1")), "{number}");
             guests.push(guest);

@@ -10,7 +10,7 @@ use super::assign::USER_PREFIX;
 use super::controller::Controller;
 use super::cpu::CpuMode;
 use super::disk::{Disk, DiskBus, DiskDevice, DiskType};
-use super::interface::{Interface, InterfaceType};
+use super::interface::{BandwidthLimit, Interface, InterfaceType};
 use super::tuning::CpuTune;
 use super::{Devices, Domain};
 use crate::error::{XmlError, XmlFault};
@@ -449,6 +449,10 @@ fn interfaces(devices: &Devices) -> Result<(), XmlError> {
         if interface.kind == InterfaceType::User && interface.bandwidth.is_some() {
             return Err(unsupported(&format!("{path}/bandwidth"), "limits of a user interface"));
         }
+        if let Some(bandwidth) = &interface.bandwidth {
+            limit(&format!("{path}/bandwidth/inbound"), bandwidth.inbound.as_ref())?;
+            limit(&format!("{path}/bandwidth/outbound"), bandwidth.outbound.as_ref())?;
+        }
         if let Some(name) = interface.target.as_ref().and_then(|target| target.dev.as_deref()) {
             // The kernel's rules for names of interfaces.
             let bad = |character: char| character == '/' || character.is_whitespace() || character == ':';
@@ -462,6 +466,25 @@ fn interfaces(devices: &Devices) -> Result<(), XmlError> {
         }
     }
     Ok(())
+}
+
+/// A limit of one direction; its numbers are of 32 bits, as the protocol's.
+fn limit(path: &str, limit: Option<&BandwidthLimit>) -> Result<(), XmlError> {
+    let Some(BandwidthLimit { average, peak, floor, burst }) = limit else { return Ok(()) };
+    let at = |name: &str| format!("{path}/@{name}");
+    for (name, number) in [("average", average), ("peak", peak), ("floor", floor), ("burst", burst)] {
+        if let Some(number) = number.filter(|number| *number == 0 || u32::try_from(*number).is_err()) {
+            return Err(invalid(&at(name), number, "1 to 4294967295 KiB"));
+        }
+    }
+    match (average, peak) {
+        (None, _) if floor.is_none() => Err(missing(path, "attribute \"average\"")),
+        (None, Some(peak)) => Err(invalid(&at("peak"), peak, "a peak beside an average")),
+        (Some(average), Some(peak)) if peak < average => {
+            Err(invalid(&at("peak"), peak, "at least the average"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn interface_source(interface: &Interface) -> Result<(), XmlError> {

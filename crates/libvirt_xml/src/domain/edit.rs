@@ -247,6 +247,14 @@ impl Domain {
 }
 
 fn live_interface(interface: &mut Interface) {
+    // A network that shares interfaces of the host chooses one at each start.
+    let source = interface.source.as_mut();
+    if interface.kind == InterfaceType::Direct
+        && let Some(source) = source.filter(|source| source.network.is_some())
+    {
+        interface.kind = InterfaceType::Network;
+        (source.dev, source.mode) = (None, None);
+    }
     if let Some(source) = &mut interface.source
         && interface.kind == InterfaceType::Network
     {

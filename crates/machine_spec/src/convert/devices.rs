@@ -161,7 +161,7 @@ fn net_spec(
     macs: &mut Macs,
     random: &mut dyn FnMut() -> [u8; 6],
 ) -> Result<NetSpec, SpecError> {
-    let NetConfig { tap, ip, mask, mac, mtu, link_up, num_queues, queue_size, id, fds } = config;
+    let NetConfig { tap, ip, mask, mac, mtu, link_up, num_queues, queue_size, id, fds, socket_fd } = config;
     let object = format!("net[{index}]");
     let queues = match (num_queues, &fds) {
         (Some(queues), _) => queues,
@@ -190,16 +190,25 @@ fn net_spec(
         });
     }
     let queue_pairs = queues / 2;
-    let backend = match fds {
-        Some(fds) => {
-            if tap.is_some() || ip.is_some() || mask.is_some() {
-                let conflict = "fd with tap, ip or mask";
-                let advice = "an open descriptor has its device already: leave them out";
-                return Err(SpecError::Conflict { object, conflict, advice });
-            }
-            NetBackendSpec::TapDescriptors(checked_descriptors(&object, fds, queue_pairs)?)
+    let by_name = tap.is_some() || ip.is_some() || mask.is_some();
+    let backend = match (fds, socket_fd) {
+        (Some(_), Some(_)) => {
+            let (conflict, advice) = ("fd with socket_fd", "leave one of them out");
+            return Err(SpecError::Conflict { object, conflict, advice });
         }
-        None => NetBackendSpec::Tap {
+        (Some(_), None) if by_name => {
+            let conflict = "fd with tap, ip or mask";
+            let advice = "an open descriptor has its device already: leave them out";
+            return Err(SpecError::Conflict { object, conflict, advice });
+        }
+        (None, Some(_)) if by_name => {
+            let conflict = "socket_fd with tap, ip or mask";
+            let advice = "frames go to the socket, not to an interface of the host: leave them out";
+            return Err(SpecError::Conflict { object, conflict, advice });
+        }
+        (Some(fds), None) => NetBackendSpec::TapDescriptors(checked_descriptors(&object, fds, queue_pairs)?),
+        (None, Some(fd)) => NetBackendSpec::StreamDescriptor(checked_stream(&object, fd, queue_pairs)?),
+        (None, None) => NetBackendSpec::Tap {
             name: tap.map(|name| interface_name(&object, name)).transpose()?,
             address: host_address(&object, ip, mask)?,
         },
@@ -235,6 +244,22 @@ fn checked_descriptors(object: &str, fds: Vec<i32>, queue_pairs: u16) -> Result<
         )),
         None => Ok(fds),
     }
+}
+
+fn checked_stream(object: &str, fd: i32, queue_pairs: u16) -> Result<i32, SpecError> {
+    let refuse = |option, value: String, reason, advice| {
+        Err(SpecError::Value { object: object.to_owned(), option, value, reason, advice })
+    };
+    if queue_pairs > 1 {
+        let value = (u32::from(queue_pairs) * 2).to_string();
+        let advice = "a stream carries one pair of queues: use 2, or a TAP device";
+        return refuse("num_queues", value, "is too many for socket_fd", advice);
+    }
+    if fd < 3 {
+        let advice = "0, 1 and 2 are the standard streams: pass the socket as 3 or above";
+        return refuse("socket_fd", fd.to_string(), "is not a descriptor for a device", advice);
+    }
+    Ok(fd)
 }
 
 /// What the kernel takes as an interface's name (dev_valid_name), without '%', which it would expand.
@@ -299,6 +324,7 @@ fn check_taps(nets: &[NetSpec]) -> Result<(), SpecError> {
             NetBackendSpec::Tap { name: None, .. } => vec![],
             NetBackendSpec::Tap { name: Some(name), .. } => vec![format!("tap {name}")],
             NetBackendSpec::TapDescriptors(fds) => fds.iter().map(|fd| format!("fd {fd}")).collect(),
+            NetBackendSpec::StreamDescriptor(fd) => vec![format!("fd {fd}")],
         };
         for resource in resources {
             if let Some(other) = users.insert(resource.clone(), index) {
@@ -349,9 +375,10 @@ pub(super) fn describe_balloon(spec: &BalloonSpec) -> BalloonConfig {
 
 pub(super) fn describe_net(spec: &NetSpec) -> NetConfig {
     let NetSpec { id, backend, mac, queue_pairs, queue_size, mtu, link_up } = spec;
-    let (tap, address, fds) = match backend {
-        NetBackendSpec::Tap { name, address } => (name.clone(), *address, None),
-        NetBackendSpec::TapDescriptors(fds) => (None, None, Some(fds.clone())),
+    let (tap, address, fds, socket_fd) = match backend {
+        NetBackendSpec::Tap { name, address } => (name.clone(), *address, None, None),
+        NetBackendSpec::TapDescriptors(fds) => (None, None, Some(fds.clone()), None),
+        NetBackendSpec::StreamDescriptor(fd) => (None, None, None, Some(*fd)),
     };
     NetConfig {
         tap,
@@ -364,6 +391,7 @@ pub(super) fn describe_net(spec: &NetSpec) -> NetConfig {
         queue_size: (*queue_size).into(),
         id: Some(id.clone()),
         fds,
+        socket_fd,
     }
 }
 

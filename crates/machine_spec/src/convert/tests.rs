@@ -294,6 +294,33 @@ fn queues_of_a_device_from_descriptors_follow_their_number() {
 }
 
 #[test]
+fn a_stream_is_one_descriptor_with_one_pair_of_queues() {
+    let stream = NetConfig { socket_fd: Some(5), ..NetConfig::default() };
+    let spec = build(VmConfig { net: Some(vec![stream.clone()]), ..least() }).unwrap();
+    assert_eq!((spec.nets[0].queue_pairs, &spec.nets[0].backend), (1, &NetBackendSpec::StreamDescriptor(5)));
+    let net = |change: fn(&mut NetConfig)| {
+        let mut net = stream.clone();
+        change(&mut net);
+        refusal(|c| c.net = Some(vec![net]))
+    };
+    for (text, expected) in [
+        (net(|net| net.socket_fd = Some(2)), "net[0]: socket_fd \"2\" is not a descriptor for a device"),
+        (net(|net| net.num_queues = Some(4)), "net[0]: num_queues \"4\" is too many for socket_fd"),
+        (net(|net| net.tap = Some("t".into())), "socket_fd with tap, ip or mask"),
+        (net(|net| net.fds = Some(vec![4])), "fd with socket_fd"),
+        (
+            refusal(|c| {
+                let tap = NetConfig { fds: Some(vec![5]), ..NetConfig::default() };
+                c.net = Some(vec![tap, stream.clone()]);
+            }),
+            "net[1]: fd 5 is already used by net[0]",
+        ),
+    ] {
+        assert!(text.contains(expected), "{expected:?} in {text}");
+    }
+}
+
+#[test]
 fn character_devices_that_cannot_be_are_refused() {
     let serial = |mode, file: Option<&str>, socket: Option<&str>| {
         refusal(|c| {

@@ -169,7 +169,8 @@ fn disk(value: &str) -> Result<DiskConfig, FlagError> {
 }
 
 fn net(value: &str) -> Result<NetConfig, FlagError> {
-    let known = ["tap", "ip", "mask", "mac", "mtu", "link_up", "num_queues", "queue_size", "id", "fd"];
+    let known =
+        ["tap", "ip", "mask", "mac", "mtu", "link_up", "num_queues", "queue_size", "id", "fd", "socket_fd"];
     let mut keys = Keys::parse("net", Some("tap"), &known, value)?;
     let default = NetConfig::default();
     Ok(NetConfig {
@@ -183,6 +184,7 @@ fn net(value: &str) -> Result<NetConfig, FlagError> {
         queue_size: keys.number("queue_size")?.unwrap_or(default.queue_size),
         id: keys.take("id"),
         fds: keys.numbers("fd")?,
+        socket_fd: keys.number("socket_fd")?,
     })
 }
 

@@ -50,9 +50,9 @@ pub const OPTIONS: &[MachineOption] = &[
     },
     MachineOption {
         name: "net",
-        value: "tap=NAME|fd=[N,...][,mac=MAC][,ip=ADDRESS][,mask=MASK][,mtu=N][,link_up=on|off][,num_queues=N][,queue_size=N][,id=ID]",
+        value: "tap=NAME|fd=[N,...]|socket_fd=N[,mac=MAC][,ip=ADDRESS][,mask=MASK][,mtu=N][,link_up=on|off][,num_queues=N][,queue_size=N][,id=ID]",
         repeatable: true,
-        help: "Network interface on a TAP device; may be repeated",
+        help: "Network interface on a TAP device, or on a connected stream socket as of passt; may be repeated",
     },
     MachineOption {
         name: "rng",

@@ -192,6 +192,7 @@ fn spell_net(net: &NetConfig) -> String {
         .with("num_queues", net.num_queues)
         .with("queue_size", Some(net.queue_size))
         .with("id", net.id.as_ref())
+        .with("socket_fd", net.socket_fd)
         .plain(fds)
         .text()
 }

@@ -39,6 +39,8 @@ fn a_whole_machine_is_read() {
         "tap=tap0,mac=52:54:00:12:34:56,ip=10.0.0.1,mask=255.255.255.0,mtu=9000,link_up=off",
         "--net",
         "fd=[3,4],num_queues=4",
+        "--net",
+        "socket_fd=5,mtu=1500",
         "--rng",
         "src=/dev/urandom",
         "--balloon",

@@ -254,6 +254,10 @@ wire_object! {
         /// Descriptors of an open TAP device that the VMM was started with, one for each pair of queues.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub fds: Option<Vec<i32>>,
+        /// A connected stream socket that the VMM was started with, in place of a TAP device: frames follow their lengths, as QEMU's
+        /// stream network and passt speak.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub socket_fd: Option<i32>,
     }
     unsupported {
         host_mac,
@@ -283,6 +287,7 @@ impl Default for NetConfig {
             queue_size: DEFAULT_NET_QUEUE_SIZE,
             id: None,
             fds: None,
+            socket_fd: None,
         }
     }
 }

@@ -10,8 +10,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use crate::backend::Offloads;
 
 const TUNSETIFF: u32 = 0x4004_54ca;
-const TUNSETPERSIST: u32 = 0x4004_54cb;
-const TUNSETOWNER: u32 = 0x4004_54cc;
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
 const TUNGETIFF: u32 = 0x8004_54d2;
 const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
@@ -124,23 +122,6 @@ pub(super) fn set_offloads(fd: BorrowedFd<'_>, offloads: Offloads) -> io::Result
     // SAFETY: takes the number itself, no address.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD.into(), libc::c_ulong::from(bits)) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-#[expect(unsafe_code, reason = "ioctl(2) with a number")]
-fn with_number(fd: BorrowedFd<'_>, number: u32, value: u32) -> io::Result<()> {
-    // SAFETY: both numbers that are used here, TUNSETOWNER and TUNSETPERSIST, take the value itself, no address.
-    let result = unsafe { libc::ioctl(fd.as_raw_fd(), number.into(), libc::c_ulong::from(value)) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Makes an interface the user's: others without CAP_NET_ADMIN can't open it.
-pub(super) fn set_owner(fd: BorrowedFd<'_>, user: u32) -> io::Result<()> {
-    with_number(fd, TUNSETOWNER, user)
-}
-
-/// Makes the interface stay when its last queue is closed.
-pub(super) fn set_persistent(fd: BorrowedFd<'_>) -> io::Result<()> {
-    with_number(fd, TUNSETPERSIST, 1)
 }
 
 /// A socket through which interfaces are configured.

@@ -2,10 +2,10 @@
 //!
 //! One [`Tap`] is one queue of an interface. The kernel sees the virtio-net header (IFF_VNET_HDR) and checks it: a guest's
 //! header is passed on as it is. Whoever opens an interface by name needs CAP_NET_ADMIN, unless the interface exists and
-//! belongs to the user; a sandboxed program is handed an open descriptor instead.
+//! belongs to the user; a sandboxed program is handed an open descriptor instead. An interface is gone with its last descriptor,
+//! unless somebody has made it persistent.
 
 mod control;
-mod new_tap;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -15,8 +15,9 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use vm_memory::VolatileSlice;
 
-use self::control::{IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_VNET_HDR, Interface, MOST_NAME_BYTES};
-pub use self::new_tap::NewTap;
+use self::control::{
+    IFF_MULTI_QUEUE, IFF_NO_PI, IFF_TAP, IFF_TUN_EXCL, IFF_VNET_HDR, Interface, MOST_NAME_BYTES,
+};
 use crate::backend::{NetBackend, NetError, Offloads, VNET_HEADER_BYTES};
 use crate::vectors::{read_frame, write_frame};
 
@@ -71,15 +72,48 @@ impl Tap {
             let advice = format!("prefix length {prefix}: an IPv4 address has 32 bits");
             return Err(fail(&options.name, "cannot set the address", invalid(advice)));
         }
-        let mut name = options.name.clone();
+        let queues = Self::attach(&options.name, options.queue_pairs, flags, |name, error| {
+            fail(name, "cannot open", advice_for_attach(error, name, flags))
+        })?;
+        if let Some(first) = queues.first() {
+            configure(&first.name, options)?;
+        }
+        Ok(queues)
+    }
+
+    /// Makes an interface with so many queue pairs, by whose `name` none exists yet; "%d" in it becomes a number that is free. It
+    /// is gone with the last of its queues, so also with the process: it can be set up before anybody has to remember it.
+    ///
+    /// # Errors
+    /// Of kind `AlreadyExists` when there is an interface with that name, `PermissionDenied` without CAP_NET_ADMIN.
+    pub fn create(name: &str, queue_pairs: u16) -> Result<Vec<Self>, NetError> {
+        let flags = flags_for(name, queue_pairs)? | IFF_TUN_EXCL;
+        Self::attach(name, queue_pairs, flags, |name, error| {
+            let error = match Errno::from_io_error(&error) {
+                Some(Errno::BUSY | Errno::EXIST) => {
+                    io::Error::new(io::ErrorKind::AlreadyExists, "an interface with this name exists")
+                }
+                _ => error,
+            };
+            fail(name, "cannot make it", error)
+        })
+    }
+
+    fn attach(
+        name: &str,
+        queue_pairs: u16,
+        mut flags: u16,
+        failed: impl Fn(&str, io::Error) -> NetError,
+    ) -> Result<Vec<Self>, NetError> {
+        let mut name = name.to_owned();
         let mut queues = Vec::new();
-        for _ in 0..options.queue_pairs {
+        for _ in 0..queue_pairs {
             let fd = open_device().map_err(|source| fail(&name, "cannot open /dev/net/tun", source))?;
-            name = control::attach(fd.as_fd(), &name, flags)
-                .map_err(|error| fail(&name, "cannot open", advice_for_attach(error, &name, flags)))?;
+            name = control::attach(fd.as_fd(), &name, flags).map_err(|error| failed(&name, error))?;
+            // The others are queues of the one that has been made.
+            flags &= !IFF_TUN_EXCL;
             queues.push(Self::prepare(fd, &name, flags)?);
         }
-        configure(&name, options)?;
         Ok(queues)
     }
 
@@ -113,6 +147,14 @@ impl Tap {
         Self::prepare(fd, &name, flags)
     }
 
+    /// Takes the open device of an interface that lies on another one (macvtap), and makes it one of so many queues of it.
+    pub fn of_macvtap(fd: OwnedFd, name: &str, queue_pairs: u16) -> Result<Self, NetError> {
+        let flags = flags_for(name, queue_pairs)?;
+        control::attach(fd.as_fd(), name, flags)
+            .map_err(|source| fail(name, "cannot make the open device a queue of it", source))?;
+        Self::prepare(fd, name, flags)
+    }
+
     fn prepare(fd: OwnedFd, name: &str, flags: u16) -> Result<Self, NetError> {
         let nonblocking = rustix::fs::fcntl_getfl(&fd)
             .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
@@ -127,6 +169,13 @@ impl Tap {
     /// The interface's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+}
+
+impl From<Tap> for OwnedFd {
+    /// The open queue, to be [adopted](Tap::adopt) by another process.
+    fn from(tap: Tap) -> Self {
+        tap.fd
     }
 }
 

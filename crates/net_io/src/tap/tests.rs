@@ -259,36 +259,79 @@ fn open_descriptors_are_adopted_if_they_suit() {
 }
 
 #[test]
-fn a_new_interface_is_gone_unless_it_is_kept() {
+fn a_new_interface_is_gone_with_the_last_of_its_queues() {
     in_namespace(|| {
         let exists = |name: &str| Interface::named(name).unwrap().set_up().is_ok();
-        let new = NewTap::create("new%d", 1).unwrap();
-        assert_eq!(new.name(), "new0");
-        assert!(exists("new0"));
-        drop(new);
-        assert!(!exists("new0"));
-        for (name, queue_pairs) in [("kept0", 1), ("kept1", 4)] {
-            NewTap::create(name, queue_pairs).unwrap().keep().unwrap();
-            assert!(exists(name));
-            let queues = Tap::open(&TapOptions { queue_pairs, ..TapOptions::new(name) }).unwrap();
-            assert_eq!(queues.len(), usize::from(queue_pairs));
+        for queue_pairs in [1, 4] {
+            let mut queues = Tap::create("new%d", queue_pairs).unwrap();
+            assert_eq!(queues.iter().map(Tap::name).collect::<Vec<_>>(), vec!["new0"; queue_pairs.into()]);
+            // As in the process that gets it, whatever becomes of the one that made it.
+            let handed = OwnedFd::from(queues.pop().unwrap());
             drop(queues);
-            assert!(exists(name), "a process that ends does not take it along");
+            assert!(exists("new0"));
+            let tap = Tap::adopt(handed).unwrap();
+            assert_eq!((tap.name(), tap.multi_queue), ("new0", queue_pairs > 1));
+            drop(tap);
+            assert!(!exists("new0"));
         }
-        let error = Tap::open(&TapOptions::new("kept1")).unwrap_err().to_string();
-        assert!(error.contains("not a TAP with one queue"), "{error}");
     });
 }
 
 #[test]
 fn a_new_interface_never_takes_the_place_of_another() {
     in_namespace(|| {
-        NewTap::create("kept0", 1).unwrap().keep().unwrap();
-        for name in ["kept0", "lo"] {
-            let error = NewTap::create(name, 1).unwrap_err();
+        let _one = Tap::create("one0", 1).unwrap();
+        let _many = Tap::create("many0", 2).unwrap();
+        for (name, queue_pairs) in [("one0", 1), ("many0", 2), ("many0", 1), ("lo", 1)] {
+            let error = Tap::create(name, queue_pairs).unwrap_err();
             assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists, "{error}");
         }
-        assert!(NewTap::create("a/b", 1).is_err());
-        assert!(NewTap::create("kept1", 257).is_err());
+        assert!(Tap::create("a/b", 1).is_err());
+        assert!(Tap::create("one1", 257).is_err());
     });
+}
+
+/// Gives this thread an interface `mv0` on one end of a wire whose other is `wire0`, and makes the node of its device.
+const ON_A_WIRE: &str = "set -e
+    mount --make-rprivate /
+    mount -t sysfs sysfs /sys
+    ip link add up0 type veth peer name wire0
+    ip link add link up0 name mv0 type macvtap mode passthru
+    for link in up0 wire0 mv0; do ip link set $link up; done
+    while [ \"$(cat /sys/class/net/mv0/operstate)\" != up ]; do :; done
+    mknod \"$NODE\" c $(tr : ' ' < /sys/class/macvtap/tap$(cat /sys/class/net/mv0/ifindex)/dev)";
+
+#[test]
+fn an_interface_on_another_keeps_the_contract_of_network_backends() {
+    in_namespace(|| {
+        if let Err(errno) = unshare_mounts() {
+            return eprintln!("skipped: no mounts of our own: {errno}");
+        }
+        // Where nodes of devices can be opened.
+        let directory = tempfile::tempdir_in("/dev").unwrap();
+        let node = directory.path().join("tap");
+        let script =
+            std::process::Command::new("sh").args(["-c", ON_A_WIRE]).env("NODE", &node).output().unwrap();
+        if !script.status.success() {
+            return eprintln!("skipped: no macvtap: {}", String::from_utf8_lossy(&script.stderr));
+        }
+        let subject = || {
+            let file = std::fs::File::options().read(true).write(true).open(&node).unwrap();
+            let tap = Tap::of_macvtap(file.into(), "mv0", 1).unwrap();
+            assert!(tap.offloads().checksum && tap.offloads().tso4 && !tap.multi_queue);
+            Subject::new(Box::new(tap), Box::new(HostEnd::of("wire0")))
+        };
+        conformance::frames_pass_in_both_directions_in_order(subject());
+        conformance::frames_may_lie_in_many_pieces(subject());
+        conformance::a_silent_wire_has_nothing_and_does_not_wait(subject());
+        conformance::a_frame_longer_than_the_buffers_is_cut(subject());
+        conformance::what_is_shorter_than_a_frame_is_refused(subject());
+        conformance::offloads_can_be_switched_on_and_off(subject());
+    });
+}
+
+#[expect(unsafe_code, reason = "gives this thread mounts of its own")]
+fn unshare_mounts() -> Result<(), Errno> {
+    // SAFETY: affects this thread's view of the file systems only, and no memory.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }
 }

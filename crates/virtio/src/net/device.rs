@@ -113,7 +113,9 @@ pub(super) struct Peer {
 /// What the device, its tasks and its handles share. Locks are held for a copy, a store or a few wake-ups only.
 pub(super) struct Shared {
     pub(super) counters: NetCounters,
-    pub(super) link_up: AtomicBool,
+    link_up: AtomicBool,
+    /// Something carries the frames; once it is lost, it stays lost.
+    pub(super) carrier: AtomicBool,
     /// The cable was touched while the device stood still: its driver hears of it when it goes on.
     link_untold: AtomicBool,
     pub(super) settings: Mutex<Settings>,
@@ -131,6 +133,11 @@ impl Shared {
     fn mac(&self) -> [u8; 6] {
         let [mac @ .., _, _] = self.mac.load(Ordering::Relaxed).to_le_bytes();
         mac
+    }
+
+    /// Whether frames pass, as the driver sees it.
+    pub(super) fn is_link_up(&self) -> bool {
+        self.link_up.load(Ordering::Relaxed) && self.carrier.load(Ordering::Relaxed)
     }
 
     /// Has every pair look at the settings and the link.
@@ -255,6 +262,7 @@ impl Net {
         let shared = Shared {
             counters: NetCounters::default(),
             link_up: AtomicBool::new(link_up),
+            carrier: AtomicBool::new(true),
             link_untold: AtomicBool::new(false),
             settings: Mutex::new(Settings { pairs: 1, offloads: 0, version: 0 }),
             peers: Mutex::default(),
@@ -391,7 +399,7 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u32, data: &mut [u8]) {
-        let status = if self.shared.link_up.load(Ordering::Relaxed) { STATUS_LINK_UP } else { 0 };
+        let status = if self.shared.is_link_up() { STATUS_LINK_UP } else { 0 };
         let space = ConfigSpace {
             mac: self.shared.mac(),
             status: U16::new(status),
@@ -467,7 +475,8 @@ impl VirtioDevice for Net {
             idle,
             started,
         } = self;
-        let Shared { counters: _, link_up: _, link_untold, settings, peers, mac: _, events } = &**shared;
+        let Shared { counters: _, link_up: _, carrier: _, link_untold, settings, peers, mac: _, events } =
+            &**shared;
         {
             let mut settings = settings.lock();
             let version = settings.version + 1;

@@ -25,6 +25,14 @@ pub(super) enum Received {
     Starved,
     /// The backend is broken.
     Failed,
+    /// What carried the frames is gone for good.
+    Gone,
+}
+
+impl Received {
+    fn failed(error: &std::io::Error) -> Self {
+        if error.kind() == ErrorKind::UnexpectedEof { Self::Gone } else { Self::Failed }
+    }
 }
 
 /// The end of a frame for which the guest had too few buffers.
@@ -96,7 +104,7 @@ impl Receiver {
                 Err(error) => {
                     guest_warn!(queue = self.active.index, %error, "network backend failed to receive");
                     counters.rx_errors.increment();
-                    return Ok(Received::Failed);
+                    return Ok(Received::failed(&error));
                 }
             }
         }
@@ -111,9 +119,9 @@ impl Receiver {
                 Ok(None) => return Received::Waiting,
                 Ok(Some(_)) => counters.rx_dropped.increment(),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
+                Err(error) => {
                     counters.rx_errors.increment();
-                    return Received::Failed;
+                    return Received::failed(&error);
                 }
             }
         }

@@ -122,8 +122,7 @@ impl PairTask {
 
     fn work(&mut self, token: u16) -> Result<(), QueueFault> {
         self.apply_settings();
-        let link =
-            if self.enabled && self.shared.link_up.load(Ordering::Relaxed) { Link::Up } else { Link::Down };
+        let link = if self.enabled && self.shared.is_link_up() { Link::Up } else { Link::Down };
         let counters = &self.shared.counters;
         let backend = self.backend.backend.as_mut();
         let blocked = self.sender.is_blocked();
@@ -139,6 +138,10 @@ impl PairTask {
                 Received::Waiting => None,
                 Received::Starved => Some(Obstacle::Starved),
                 Received::Failed => Some(Obstacle::Failed),
+                Received::Gone => {
+                    self.lose_carrier();
+                    Some(Obstacle::Failed)
+                }
             };
         }
         for active in [&mut self.receiver.active, &mut self.sender.active] {
@@ -147,6 +150,17 @@ impl PairTask {
             }
         }
         Ok(())
+    }
+
+    /// The guest sees a pulled cable, once, and goes on.
+    fn lose_carrier(&self) {
+        if self.shared.carrier.swap(false, Ordering::Relaxed) {
+            tracing::warn!(
+                pair = self.pair,
+                "nothing carries the interface's frames any more: its link is down"
+            );
+            self.events.config_changed();
+        }
     }
 
     /// Waits on the backend for just what can be acted on: descriptors report readiness for as long as it lasts.

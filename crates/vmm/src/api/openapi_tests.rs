@@ -145,6 +145,7 @@ fn full_config() -> VmConfig {
             num_queues: Some(2),
             id: Some("n".into()),
             fds: Some(vec![3]),
+            socket_fd: Some(4),
             ..NetConfig::default()
         }]),
         rng: Some(RngConfig { src: "/dev/urandom".into() }),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use block_io::BlockBackend;
 use machine_spec::MachineSpec;
 use machine_spec::spec::{CharacterSpec, NetBackendSpec, NetSpec};
-use net_io::{NetBackend, Tap, TapOptions};
+use net_io::{NetBackend, NetError, Stream, Tap, TapOptions};
 use platform::character::{CharacterBackend, Endpoint, Existing};
 use platform::worker::WorkerHandle;
 use virtio::block::BlockCounters;
@@ -26,10 +26,27 @@ pub(crate) struct HostResources {
     pub(super) disks: Vec<Arc<dyn BlockBackend>>,
     /// What each of them has done, in the same order: for the machine's clients, also across its reboots.
     pub(super) disk_counters: Vec<Arc<BlockCounters>>,
-    pub(super) nets: Vec<Vec<Tap>>,
+    pub(super) nets: Vec<Interface>,
     pub(super) serial: Option<Arc<CharacterBackend>>,
     pub(super) console_ports: Vec<Arc<CharacterBackend>>,
     pub(super) worker: WorkerHandle,
+}
+
+/// The host's side of a network interface.
+pub(super) enum Interface {
+    /// One for each queue pair.
+    Taps(Vec<Tap>),
+    Stream(Stream),
+}
+
+impl Interface {
+    /// Backends for one life of the interface.
+    fn backends(&self) -> Result<Vec<Box<dyn NetBackend>>, NetError> {
+        match self {
+            Self::Taps(taps) => taps.iter().map(|tap| Ok(Box::new(tap.try_clone()?) as _)).collect(),
+            Self::Stream(stream) => Ok(vec![Box::new(stream.clone())]),
+        }
+    }
 }
 
 impl std::fmt::Debug for HostResources {
@@ -68,15 +85,11 @@ impl HostResources {
 
     /// Network backends for one life of interface number `index`.
     pub(super) fn net_backends(&self, index: usize) -> Result<Vec<Box<dyn NetBackend>>, BuildError> {
-        self.nets[index]
-            .iter()
-            .map(|tap| tap.try_clone().map(|tap| Box::new(tap) as Box<dyn NetBackend>))
-            .collect::<Result<_, _>>()
-            .map_err(BuildError::Net)
+        self.nets[index].backends().map_err(BuildError::Net)
     }
 }
 
-fn open_net(net: &NetSpec) -> Result<Vec<Tap>, BuildError> {
+fn open_net(net: &NetSpec) -> Result<Interface, BuildError> {
     match &net.backend {
         NetBackendSpec::Tap { name, address } => {
             let options = TapOptions {
@@ -85,12 +98,16 @@ fn open_net(net: &NetSpec) -> Result<Vec<Tap>, BuildError> {
                 mtu: net.mtu,
                 ..TapOptions::new(name.as_deref().unwrap_or(ANY_TAP_NAME))
             };
-            Tap::open(&options).map_err(BuildError::Net)
+            Tap::open(&options).map(Interface::Taps).map_err(BuildError::Net)
         }
         NetBackendSpec::TapDescriptors(descriptors) => descriptors
             .iter()
             .map(|number| Tap::adopt(inherited(*number)?).map_err(BuildError::Net))
-            .collect(),
+            .collect::<Result<_, _>>()
+            .map(Interface::Taps),
+        NetBackendSpec::StreamDescriptor(number) => {
+            Stream::adopt(inherited(*number)?).map(Interface::Stream).map_err(BuildError::Net)
+        }
     }
 }
 

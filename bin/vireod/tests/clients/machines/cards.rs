@@ -15,12 +15,13 @@ pub(super) fn in_network(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Interfaces of the host that are not its own, as `ip` shows them: one a line.
-fn taps() -> Vec<String> {
+pub(super) fn taps() -> Vec<String> {
     let shown = run("ip", &["-o", "link", "show"]);
-    shown.lines().filter(|line| line.contains(": vnet")).map(str::to_owned).collect()
+    let ours = |line: &&str| [": vnet", ": macvtap"].iter().any(|name| line.contains(name));
+    shown.lines().filter(ours).map(str::to_owned).collect()
 }
 
-fn card(mac: u8, more: &str) -> String {
+pub(super) fn card(mac: u8, more: &str) -> String {
     format!(
         "<interface type='bridge'><mac address='52:54:00:00:00:{mac:02x}'/><source bridge='br0'/>
          <model type='virtio'/>{more}</interface>"
@@ -35,14 +36,14 @@ impl Place {
     }
 
     /// One of the counters that domifstat prints.
-    fn counted(&self, name: &str, card: &str, counter: &str) -> u64 {
+    pub(super) fn counted(&self, name: &str, card: &str, counter: &str) -> u64 {
         let stat = self.ok(&["domifstat", name, card]);
         let line = stat.lines().find_map(|line| line.strip_prefix(&format!("{card} {counter} ")));
         line.unwrap_or_else(|| panic!("no {counter} in {stat}")).trim().parse().unwrap()
     }
 
     /// Has the guest send frames, and waits until the host has them.
-    fn sends(&self, name: &str, card: &str, before: u64, frames: u64) {
+    pub(super) fn sends(&self, name: &str, card: &str, before: u64, frames: u64) {
         self.tell(name, &format!("send {frames}"));
         let since = Instant::now();
         while self.counted(name, card, "tx_packets") < before + frames {
@@ -83,11 +84,13 @@ fn a_card_is_on_its_bridge_from_the_start_to_the_end_of_its_machine() {
         place.sends("one", "vnet0", 0, 3);
         assert_eq!(place.counted("one", "52:54:00:00:00:01", "tx_bytes"), 180, "as the guest sees it");
         place.ok(&["domstats", "one", "--interface"]);
-        // A process that takes the place of another has an interface of its own.
+        // A process that takes the place of another has an interface of its own, by the same name.
         let before = place.machine("one");
         place.ok(&["reboot", "one"]);
         place.wait_for_another("one", before);
-        assert_eq!(taps().len(), 1, "{:?}", taps());
+        let [again] = &*taps() else { panic!("{:?}", taps()) };
+        assert!(again.contains("vnet0") && again.contains("master br0"), "{again}");
+        assert_ne!(again, tap);
         place.ok(&["destroy", "one"]);
         assert_eq!(taps(), Vec::<String>::new());
         place.ok(&["start", "one"]);
@@ -174,5 +177,131 @@ fn the_next_daemon_keeps_the_interface_of_a_machine_that_runs_and_removes_that_o
         place.ok(&["domif-setlink", "one", "vnet0", "down"]);
         place.ok(&["destroy", "one"]);
         assert_eq!(taps(), Vec::<String>::new());
+    });
+}
+
+/// As [`in_network`], with two interfaces `up0` and `up1` that macvtaps can be made on, where the kernel has them.
+fn on_devices(test: impl FnOnce() + Send + 'static) {
+    in_network(|| {
+        for device in ["up0", "up1"] {
+            run("ip", &["link", "add", device, "type", "veth", "peer", "name", &format!("{device}x")]);
+            run("ip", &["link", "set", device, "up"]);
+            run("ip", &["link", "set", &format!("{device}x"), "up"]);
+        }
+        let tried =
+            said(Command::new("ip").args(["link", "add", "link", "up0", "name", "mv", "type", "macvtap"]));
+        if !tried.status.success() {
+            eprintln!("skipped: no macvtap: {tried:?}");
+            return;
+        }
+        run("ip", &["link", "del", "mv"]);
+        test();
+    });
+}
+
+fn on_device(mac: u8, source: &str, more: &str) -> String {
+    card(mac, more).replace("type='bridge'", "type='direct'").replace("bridge='br0'", source)
+}
+
+#[test]
+fn a_card_is_on_an_interface_of_the_host_until_its_machine_has_ended() {
+    on_devices(|| {
+        let place = Place::new();
+        let vireod = place.start();
+        let direct = on_device(1, "dev='up0' mode='bridge'", "<mtu size='1400'/>");
+        let _one = place.define_cards("one", &direct);
+        place.ok(&["start", "one"]);
+        let row = ["macvtap0", "direct", "up0", "virtio", "52:54:00:00:00:01"];
+        let list = place.ok(&["domiflist", "one"]);
+        assert!(list.lines().any(|line| line.split_whitespace().eq(row)), "{list}");
+        let shown = place.ok(&["dumpxml", "one"]);
+        assert!(
+            shown.contains("<source dev='up0' mode='bridge'/>") && shown.contains("dev='macvtap0'"),
+            "{shown}"
+        );
+        let [made] = &*taps() else { panic!("{:?}", taps()) };
+        for part in ["macvtap0@up0", "mtu 1400", "52:54:00:00:00:01"] {
+            assert!(made.contains(part), "no {part} in {made}");
+        }
+        place.sends("one", "macvtap0", 0, 3);
+        let before = place.machine("one");
+        place.ok(&["reboot", "one"]);
+        place.wait_for_another("one", before);
+        assert!(taps().len() == 1 && taps()[0].contains("macvtap0@up0"), "{:?}", taps());
+        place.sends("one", "macvtap0", 0, 1);
+        // The next daemon keeps it, and removes that of a machine that ended while there was none.
+        let gone = place.machine("one");
+        vireod.kill();
+        let vireod = place.start();
+        place.sends("one", "macvtap0", 1, 1);
+        vireod.kill();
+        rustix::process::kill_process(gone, rustix::process::Signal::KILL).unwrap();
+        let since = Instant::now();
+        while rustix::process::test_kill_process(gone).is_ok() && !is_zombie(gone) {
+            assert!(since.elapsed() < PATIENCE);
+        }
+        assert_eq!(taps().len(), 1);
+        let _vireod = place.start();
+        place.wait("one", "shut off");
+        assert_eq!(taps(), Vec::<String>::new());
+        for (name, source, reason) in [
+            ("none", "dev='up7' mode='bridge'", "'up7': there is no such interface"),
+            ("bridge", "dev='br0' mode='vepa'", "it is a bridge: use type='bridge'"),
+        ] {
+            let _bad = place.define_cards(name, &on_device(2, source, ""));
+            place.fails(&["start", name], &["domain/devices/interface", reason]);
+            assert_eq!(taps(), Vec::<String>::new());
+        }
+        let unknown = document("unknown", "", "")
+            .replace("<devices>", &format!("<devices>{}", on_device(3, "dev='up0' mode='hub'", "")));
+        place.fails(&["define", &place.write("unknown.xml", unknown)], &["mode", "hub"]);
+    });
+}
+
+#[test]
+fn a_network_of_interfaces_gives_each_guest_one_of_them() {
+    on_devices(|| {
+        let place = Place::new();
+        let _vireod = place.start();
+        let network = "<network><name>through</name><forward mode='passthrough'><interface dev='up0'/><interface dev='up1'/>\
+                       </forward></network>";
+        place.ok(&["net-define", &place.write("through.xml", network.to_owned())]);
+        place.ok(&["net-start", "through"]);
+        let on_network = |mac| {
+            card(mac, "")
+                .replace("type='bridge'", "type='network'")
+                .replace("bridge='br0'", "network='through'")
+        };
+        let _guests = [("one", 1), ("two", 2), ("three", 3)]
+            .map(|(name, mac)| place.define_cards(name, &on_network(mac)));
+        for (name, device) in [("one", "up0"), ("two", "up1")] {
+            place.ok(&["start", name]);
+            let shown = place.ok(&["dumpxml", name]);
+            for part in [
+                "<interface type='direct'>",
+                "network='through'",
+                &format!("dev='{device}' mode='passthrough'"),
+            ] {
+                assert!(shown.contains(part), "no {part} in {shown}");
+            }
+            assert!(place.ok(&["dumpxml", name, "--inactive"]).contains("<source network='through'/>"));
+        }
+        let shown = place.ok(&["net-dumpxml", "through"]);
+        for part in [
+            "connections='2'",
+            "<interface dev='up0' connections='1'/>",
+            "<interface dev='up1' connections='1'/>",
+        ] {
+            assert!(shown.contains(part), "no {part} in {shown}");
+        }
+        place.fails(&["start", "three"], &["passthrough", "one guest alone"]);
+        place.ok(&["destroy", "one"]);
+        place.ok(&["start", "three"]);
+        assert!(place.ok(&["dumpxml", "three"]).contains("dev='up0' mode='passthrough'"));
+        place.ok(&["destroy", "two"]);
+        place.ok(&["destroy", "three"]);
+        assert_eq!(taps(), Vec::<String>::new());
+        place.ok(&["net-destroy", "through"]);
+        place.ok(&["net-undefine", "through"]);
     });
 }

@@ -1,8 +1,9 @@
 //! Guests' interfaces on virtual networks: held to their addresses, known by name, found again. What is behind the card of the stand-in
 //! is a network namespace with Debian's DHCP client.
 
-use super::cards::{hear, in_network, run};
+use super::cards::{hear, in_network};
 use super::*;
+use crate::own_network::run;
 
 const NETWORK: &str =
     "<network><name>n</name><forward mode='nat'/><bridge name='vt-ports'/><domain name='lab'/>

@@ -15,7 +15,8 @@
 //! | `os/kernel`, `initrd`, `cmdline` | `payload`; without kernel refused until there is firmware |
 //! | `disk` of bus virtio | `disks` in the same order; raw unless the driver's type says otherwise, discards only when asked for |
 //! | `backingStore` | which directories an image's backing files may lie in; an empty one ends the chain |
-//! | `interface` of model virtio | `net` in the same order, and a [`TapDemand`] |
+//! | `interface` of model virtio, with `bandwidth` and `vlan` | `net` in the same order, and a [`TapDemand`] |
+//! | `interface` of type user, with `ip`, `portForward` | what passt is told, in the same [`TapDemand`] |
 //! | `serial`, first `console` | `serial`; both are one device |
 //! | `log` of these | `log`, in place of the daemon's own |
 //! | `console` of type virtio | `console`, then `console_ports` without name |
@@ -25,7 +26,7 @@
 //! | `on_reboot`, `on_poweroff`, `on_crash` | `on_reset`, [`Lifecycle`] |
 //! | `cputune`, `memtune`, `vcpu/@cpuset`, `cpu/feature` | [`HostDemands`], as far as [`HostAbilities`] go; else refused |
 //! | machine type, PCI addresses, I/O threads, `driver/@io`, vhost, tick policies, USB controllers, input, video without graphics, empty drives | [`MachinePlan::ignored`] |
-//! | graphics, TPM, pass-through, CD-ROM with media, other buses and models, limits of disks and interfaces, real-time scheduling | refused |
+//! | graphics, TPM, pass-through, CD-ROM with media, other buses and models, limits of disks, real-time scheduling | refused |
 //!
 //! The whole list is the table itself. Documents come from clients and are hostile: nothing here panics, and the number of findings is
 //! bounded by the number of elements that a document may have.
@@ -108,7 +109,7 @@ impl HostAbilities {
 /// A machine, and what has to be around it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MachinePlan {
-    /// The machine; interfaces have no tap yet.
+    /// The machine; interfaces have no descriptors yet.
     pub config: VmConfig,
     /// What the devices of the document became.
     pub devices: Vec<PlannedDevice>,

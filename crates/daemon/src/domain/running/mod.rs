@@ -17,20 +17,24 @@
 //! | this one | all machines, and what is asked of one |
 //! | `jobs` | one change of a domain's life at a time |
 //! | `balloon` | how much of its memory it has |
+//! | `card` | what is changed of its network cards |
 //! | `confine` | what it may use of the host |
 //! | `network` | the interfaces that it has on the host |
 //! | `start` | from a definition to a machine that is watched |
+//! | `user_network` | passt for its user-mode cards |
 //! | `watch` | the task: events, requests, the end |
 //! | `record` | what the next daemon has to know, and how it finds machines |
 //! | `present` | the document of a running machine |
 
 mod balloon;
+mod card;
 mod confine;
 mod jobs;
 mod network;
 mod present;
 pub(crate) mod record;
 mod start;
+mod user_network;
 mod watch;
 
 use std::fmt;
@@ -127,8 +131,8 @@ enum Intent {
 #[derive(Debug)]
 pub(crate) struct Machine {
     process: MachineProcess,
-    /// Interfaces of the host that were made for it.
-    taps: Vec<String>,
+    /// Interfaces of the host that were made for it, and are not gone with its process.
+    interfaces: Vec<String>,
     lifecycle: Lifecycle,
     /// When it was started.
     started: SystemTime,

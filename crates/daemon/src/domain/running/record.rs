@@ -34,8 +34,6 @@ struct LiveRecord {
     process: ProcessIdentity,
     #[serde(default)]
     consoles: Vec<Console>,
-    #[serde(default)]
-    taps: Vec<String>,
     /// KiB.
     #[serde(default)]
     ballooned: u64,
@@ -54,7 +52,6 @@ pub(in crate::domain) fn text(live: &Live) -> String {
         document: live.document.text.to_string(),
         process: machine.process.identity().clone(),
         consoles: live.consoles.to_vec(),
-        taps: machine.taps.clone(),
         ballooned: live.ballooned,
         started: started.map_or(0, |started| started.as_secs()),
     };
@@ -79,10 +76,10 @@ impl Machines {
             tracing::error!("{}: cannot make the directory of machines: {error}", machines.display());
         }
         let known: HashSet<String> = lives.iter().map(|(uuid, _)| uuid.to_string()).collect();
-        let mut taps = self.left_taps();
+        let mut left = self.left_interfaces();
         for (uuid, text) in lives {
-            let taps = taps.remove(&uuid.to_string()).unwrap_or_default();
-            match self.adopt(uuid, &text, &taps) {
+            let interfaces = left.remove(&uuid.to_string()).unwrap_or_default();
+            match self.adopt(uuid, &text, &interfaces) {
                 Ok(()) => {}
                 Err(error @ DomainError::Host(_)) => return Err(error),
                 Err(error) => {
@@ -91,11 +88,11 @@ impl Machines {
                     );
                     // Nobody could do anything with it, and its disks must not get a second user.
                     end_unknown(&self.directory(uuid));
-                    self.lost(uuid, None, taps);
+                    self.lost(uuid, None, interfaces);
                 }
             }
         }
-        self.remove_taps(taps);
+        self.remove_interfaces(left);
         let Ok(entries) = std::fs::read_dir(&self.layout.machines) else { return Ok(()) };
         for entry in entries.flatten() {
             if !entry.file_name().to_str().is_some_and(|name| known.contains(name)) {
@@ -108,7 +105,7 @@ impl Machines {
 
     /// Takes over a machine that a daemon before this one has started. A process that runs is kept, whatever is not as it should be
     /// around it. Errors: nothing is known of it, or ([`DomainError::Host`]) the host does not say whether it runs.
-    fn adopt(self: &Arc<Self>, uuid: Uuid, text: &str, taps: &[String]) -> Result<(), DomainError> {
+    fn adopt(self: &Arc<Self>, uuid: Uuid, text: &str, interfaces: &[String]) -> Result<(), DomainError> {
         let broken = |reason: String| DomainError::Broken(reason);
         let record: LiveRecord = serde_json::from_str(text).map_err(|error| broken(error.to_string()))?;
         self.next_id.fetch_max(record.id.saturating_add(1), Ordering::Relaxed);
@@ -122,14 +119,14 @@ impl Machines {
         let unknown = |error| DomainError::Host(format!("whether domain {uuid} runs is not known: {error}"));
         let Some(process) = found.map_err(unknown)? else {
             let left = definition.as_ref().map(|definition| (definition, &*directory));
-            self.lost(uuid, left, taps.to_vec());
+            self.lost(uuid, left, interfaces.to_vec());
             return Ok(());
         };
         let (ask, requests) = mpsc::channel(MOST_WAITING);
         let confinement = self.limits.reopen(&uuid.to_string(), process.identity().pid);
         let machine = Arc::new(Machine {
             process,
-            taps: record.taps,
+            interfaces: interfaces.to_vec(),
             lifecycle: definition.as_ref().map_or(Lifecycle::default(), lifecycle),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(record.started),
             restarts: 0,
@@ -161,8 +158,8 @@ impl Machines {
         Ok(())
     }
 
-    /// A machine that ended while no daemon looked; `taps` are still on the host.
-    fn lost(self: &Arc<Self>, uuid: Uuid, left: Option<(&Definition, &Path)>, taps: Vec<String>) {
+    /// A machine that ended while no daemon looked; `interfaces` are still on the host.
+    fn lost(self: &Arc<Self>, uuid: Uuid, left: Option<(&Definition, &Path)>, interfaces: Vec<String>) {
         let last = left.and_then(|(_, directory)| last_event(directory));
         let lifecycle = left.map_or(Lifecycle::default(), |(definition, _)| lifecycle(definition));
         let again =
@@ -178,7 +175,7 @@ impl Machines {
         let definition = left.map(|(definition, _)| definition.clone().without_live_details());
         let machines = Arc::clone(self);
         tokio::spawn(async move {
-            machines.forget(uuid, &taps).await;
+            machines.forget(uuid, &interfaces).await;
             let domain = machines.domains.by_uuid(uuid);
             machines.switch_off(uuid, farewell).await;
             let (Some(domain), Some(definition), true) = (domain, definition, again) else { return };

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use super::network::Connections;
 use super::watch::{FAILED, Request, STOPPED, STOPPED_FAILED, Watch};
 use super::{MOST_WAITING, Machine, Machines, Notice, present};
 use crate::console;
@@ -138,6 +139,7 @@ async fn prepare(
     restarts: u32,
 ) -> Result<Ascent, DomainError> {
     assign::start(&mut document, id);
+    machines.complete_cards(&mut document)?;
     // Volumes may lie on disks that are slow.
     let (uuid, looking) = (domain.uuid(), Arc::clone(machines));
     let looked = tokio::task::spawn_blocking(move || (looking.places(uuid, &document), document));
@@ -157,25 +159,25 @@ async fn prepare(
         empty_logs(&plan).await?;
     }
     let directory = machines.directory(uuid);
-    let taps = machines.connect(domain, &mut plan, &mut document).await?;
+    let Connections { lasting, descriptors } = machines.connect(domain, &mut plan, &mut document).await?;
     let confinement = match machines.prepare_confinement(uuid, &plan.host).await {
         Ok(confinement) => confinement,
         Err(error) => {
-            machines.forget(uuid, &taps).await;
+            machines.forget(uuid, &lasting).await;
             return Err(error);
         }
     };
-    let process = match launch(&machines.layout.program, &directory).await {
+    let process = match launch(&machines.layout.program, &directory, descriptors).await {
         Ok(process) => process,
         Err(error) => {
-            machines.forget(uuid, &taps).await;
+            machines.forget(uuid, &lasting).await;
             return Err(DomainError::Machine(error.to_string()));
         }
     };
     let (ask, requests) = mpsc::channel(MOST_WAITING);
     let machine = Machine {
         process,
-        taps,
+        interfaces: lasting,
         lifecycle: plan.lifecycle,
         started: SystemTime::now(),
         restarts,
@@ -256,16 +258,16 @@ async fn clear_away(machines: &Machines, uuid: Uuid, machine: &Machine) {
         return;
     }
     machine.process.ended().await;
-    machines.forget(uuid, &machine.taps).await;
+    machines.forget(uuid, &machine.interfaces).await;
 }
 
 impl Machines {
     /// Removes what a machine that is gone has left on the host.
-    pub(super) async fn forget(&self, uuid: Uuid, taps: &[String]) {
+    pub(super) async fn forget(&self, uuid: Uuid, interfaces: &[String]) {
         // Nobody can send any more, and the names of its interfaces may be another's as soon as they are gone.
         self.networks.detach(uuid).await;
         let directory = self.directory(uuid);
-        self.network.remove(&directory, taps).await;
+        self.network.remove(&directory, interfaces).await;
         let limits = self.limits.clone();
         let removed = tokio::task::spawn_blocking(move || {
             // Its group has the same name.

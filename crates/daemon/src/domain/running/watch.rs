@@ -399,7 +399,7 @@ impl Watch {
         }
         let intent = *self.machine.intent.lock();
         let verdict = verdict(&self.machine.lifecycle, intent, self.last.as_ref(), ending);
-        self.machines.forget(self.uuid, &self.machine.taps).await;
+        self.machines.forget(self.uuid, &self.machine.interfaces).await;
         let farewell = match verdict {
             Verdict::Off(farewell) => farewell,
             Verdict::Again => match self.again().await {

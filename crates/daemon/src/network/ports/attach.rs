@@ -7,17 +7,27 @@ use std::sync::Arc;
 
 use host_network::Guard;
 use libvirt_xml::Uuid;
+use libvirt_xml::domain::interface::Interface;
 use libvirt_xml::network::Network as Definition;
 
 use super::guard::{self, Leases};
 use super::keeper::Keeper;
 use super::{Port, Ports};
-use crate::network::{NetworkError, Running, description};
+use crate::network::{NetworkError, Running, description, port_settings};
 
 impl Running {
     /// All ports.
     pub(crate) fn ports(&self) -> &Ports {
         &self.ports
+    }
+
+    /// Writes into the interface of a guest that is to start what its network says of it.
+    ///
+    /// # Errors
+    /// The network is not there or does not run, has no such port group, or can't be what is said.
+    pub(crate) fn complete_interface(&self, interface: &mut Interface) -> Result<(), NetworkError> {
+        let name = interface.source.as_ref().and_then(|source| source.network.as_deref()).unwrap_or_default();
+        port_settings::complete(&self.live(name)?.document, interface)
     }
 
     /// Makes a guest's interface a port of its network, before the guest can send anything. When it fails, the port is not known; its
@@ -137,13 +147,11 @@ impl Running {
             Arc::clone(&kept.document)
         };
         let described = description::host(&document)?;
-        let group = description::port_group(&document, port.portgroup.as_deref())?;
         let host = self.host().await?;
         if document.bridge_name().is_some() {
-            host.connect(&described, &port.interface).await?;
-        }
-        if let Some(limits) = group.and_then(description::group_limits) {
-            host.limit(&port.interface, limits).await?;
+            // Its limits are where they were.
+            let vlans = port_settings::vlans(port.vlan.as_ref()).map_err(NetworkError::Unsupported)?;
+            host.connect(&described, &port.interface, vlans.as_ref()).await?;
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use libvirt_xml::domain::Domain as Definition;
-use libvirt_xml::domain::interface::{Interface, InterfaceType};
+use libvirt_xml::domain::interface::{Bandwidth, Interface, InterfaceType, SourceMode, Vlan};
 use libvirt_xml::{MacAddress, Uuid};
 use parking_lot::RwLock;
 
@@ -43,6 +43,8 @@ pub(crate) struct Port {
     pub(crate) domain_name: String,
     /// The interface on the host.
     pub(crate) interface: String,
+    /// The interface that it lies on, and how it shares that, where the network shares interfaces of the host.
+    pub(crate) device: Option<(String, SourceMode)>,
     /// The guest's address.
     pub(crate) mac: MacAddress,
     /// Settings of the network that it has chosen.
@@ -51,23 +53,32 @@ pub(crate) struct Port {
     pub(crate) addresses: Vec<IpAddr>,
     /// Whether the document asks that the guest is held to its addresses (`clean-traffic`).
     pub(crate) filtered: bool,
+    /// What may pass it; of none nothing is said.
+    pub(crate) bandwidth: Option<Bandwidth>,
+    /// Its VLANs; of none nothing is said.
+    pub(crate) vlan: Option<Vlan>,
 }
 
 impl Port {
     /// The port that an interface in the live document of a domain is; none of one that is on no network.
     fn of(domain: Uuid, domain_name: &str, interface: &Interface) -> Option<Self> {
-        let source = interface.source.as_ref().filter(|_| interface.kind == InterfaceType::Network)?;
+        // Of a network that shares the host's interfaces it is shown as on one of them.
+        let kinds = [InterfaceType::Network, InterfaceType::Direct];
+        let source = interface.source.as_ref().filter(|_| kinds.contains(&interface.kind))?;
         Some(Self {
             uuid: source.port_id.unwrap_or_else(Self::new_uuid),
             network: source.network.clone()?,
             domain,
             domain_name: domain_name.to_owned(),
             interface: interface.target.as_ref()?.dev.clone()?,
+            device: source.dev.clone().zip(source.mode),
             mac: interface.mac.as_ref()?.address,
             portgroup: source.portgroup.clone(),
             // A machine whose addresses can't be read is not started.
             addresses: fixed_addresses(interface).unwrap_or_default(),
             filtered: interface.filter.is_some(),
+            bandwidth: interface.bandwidth.clone(),
+            vlan: interface.vlan.clone(),
         })
     }
 
@@ -101,11 +112,6 @@ impl Ports {
             (&one.domain_name, &one.interface).cmp(&(&other.domain_name, &other.interface))
         });
         ports
-    }
-
-    /// How many ports a network has.
-    pub(crate) fn count(&self, name: &str) -> usize {
-        self.0.read().values().filter(|port| port.network == name).count()
     }
 
     fn insert(&self, port: Port) -> Arc<Port> {

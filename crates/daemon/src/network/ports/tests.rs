@@ -69,10 +69,10 @@ fn a_document_says_which_ports_a_machine_has() {
     assert_eq!(Port::all_of(Uuid([1; 16]), "off", &Domain::parse(off).unwrap()), []);
     let ports = Ports::default();
     ports.insert(port.clone());
-    assert_eq!((ports.count("n"), ports.count("m")), (1, 0));
+    assert_eq!((ports.of_network("n").len(), ports.of_network("m").len()), (1, 0));
     assert_eq!(ports.remove_domain(Uuid([2; 16])), []);
     assert_eq!(ports.remove_domain(port.domain), [Arc::new(port)]);
-    assert_eq!(ports.count("n"), 0);
+    assert_eq!(ports.of_network("n"), []);
 }
 
 #[test]
@@ -150,4 +150,28 @@ proptest! {
         let inside = u32::from(own) | hosts == u32::from(asked) | hosts;
         prop_assert_eq!(guard.addresses.iter().any(is_in), inside && own != asked);
     }
+}
+
+#[test]
+fn a_port_of_a_network_that_shares_interfaces_of_the_host_names_the_one_it_is_on() {
+    let text = "<domain type='kvm'><name>one</name><devices><interface type='direct'>\
+        <mac address='52:54:00:00:00:01'/><source network='n' portid='5ec2e3a0-9e4b-4f0e-8f8a-111111111111' dev='eth1' mode='vepa'/>\
+        <target dev='macvtap0'/></interface><interface type='direct'><source dev='eth1' mode='vepa'/><target dev='macvtap1'/>\
+        </interface></devices></domain>";
+    let domain = Domain::parse(text).unwrap();
+    let ports = Port::all_of(Uuid([1; 16]), "one", &domain);
+    let [port] = &*ports else { panic!("{ports:?}") };
+    assert_eq!((&*port.interface, &*port.network), ("macvtap0", "n"));
+    let forward = "<forward mode='vepa'><interface dev='eth1'/></forward>";
+    let network = Definition::parse(&format!("<network><name>n</name>{forward}</network>")).unwrap();
+    let shown = port.to_xml(&network);
+    assert!(shown.contains("<plug type='direct' dev='eth1' mode='vepa'/>"), "{shown}");
+    // It is defined again as a port of the network, wherever that may put it.
+    let interfaces = domain.without_live_details().devices.interfaces;
+    let of_network = interfaces[0].source.clone().unwrap();
+    assert_eq!(interfaces[0].kind, libvirt_xml::domain::interface::InterfaceType::Network);
+    assert_eq!((of_network.network.as_deref(), of_network.dev, of_network.mode), (Some("n"), None, None));
+    let direct = interfaces[1].source.clone().unwrap();
+    assert_eq!(interfaces[1].kind, libvirt_xml::domain::interface::InterfaceType::Direct);
+    assert_eq!(direct.dev.as_deref(), Some("eth1"));
 }

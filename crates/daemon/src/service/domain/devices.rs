@@ -75,7 +75,7 @@ async fn update_with_flags(
     let domain = daemon.domain(&call.dom)?;
     let affected = affected(&domain, call.flags & !FORCE)?;
     if let (Device::Interface(interface), true) = (&device, affected.live) {
-        let updated = daemon.machines.update_interface(&domain, affected, interface).await;
+        let updated = daemon.machines.update_card(&domain, affected, interface).await;
         return updated.map_err(|error| domain_error(&error));
     }
     daemon.edit_domain(&call.dom, call.flags, |definition| device::update(definition, device.clone())).await

@@ -74,11 +74,11 @@ const MEMORY: [(&str, MemoryField); 3] = [
     ("swap_hard_limit", |tune| &mut tune.swap_hard_limit),
 ];
 
-fn unsupported(name: &str) -> RpcError {
+pub(super) fn unsupported(name: &str) -> RpcError {
     RpcError::unsupported_argument(format!("parameter '{name}' not supported"))
 }
 
-fn wrong_type(name: &str, expected: &str) -> RpcError {
+pub(super) fn wrong_type(name: &str, expected: &str) -> RpcError {
     RpcError::invalid_argument(format!("invalid type for parameter '{name}', expected '{expected}'"))
 }
 
@@ -87,7 +87,7 @@ fn out_of_range(name: &str, value: impl std::fmt::Display, least: u64, most: i64
 }
 
 /// Refuses a parameter that is there twice.
-fn each_once(params: &[TypedParam]) -> Result<(), RpcError> {
+pub(super) fn each_once(params: &[TypedParam]) -> Result<(), RpcError> {
     let twice = params
         .iter()
         .enumerate()

@@ -222,8 +222,8 @@ async fn interface_statistics(
     let interface = summary(&domain)?.interface(&call.device).ok_or_else(unknown)?;
     let target = interface.target.as_deref().ok_or_else(unknown)?;
     let usage = daemon.host.interface_statistics(target).map_err(|error| host_error(&error))?;
-    let usage =
-        usage.ok_or_else(|| RpcError::internal(format!("the host has no interface '{target}'")))?.reversed();
+    let gone = || RpcError::internal(format!("the host has no interface '{target}'"));
+    let usage = interface.of_guest(usage.ok_or_else(gone)?);
     Ok(DomainInterfaceStatsReply {
         rx_bytes: usage::signed(usage.rx_bytes),
         rx_packets: usage::signed(usage.rx_packets),

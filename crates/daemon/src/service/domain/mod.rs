@@ -1,5 +1,6 @@
 //! Domains: libvirt's procedures over [`crate::domain`], which knows what domains are.
 
+mod bandwidth;
 mod console;
 mod definition;
 mod devices;
@@ -49,6 +50,7 @@ pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
         jobs::register,
         information::register,
         limits::register,
+        bandwidth::register,
         metadata::register,
         tune::register,
         pins::register,

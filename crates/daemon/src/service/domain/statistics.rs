@@ -165,7 +165,7 @@ fn interfaces(host: &Host, summary: &Summary, params: &mut Vec<TypedParam>) {
         params.push(TypedParam::new(format!("net.{at}.name"), TypedValue::String(target.clone())));
         // One that is gone is no fault of the others.
         if let Ok(Some(seen)) = host.interface_statistics(target) {
-            usage::interface(at, &seen.reversed(), params);
+            usage::interface(at, &interface.of_guest(seen), params);
         }
     }
 }

@@ -6,10 +6,10 @@ use libvirt_rpc::RpcError;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::RemoteNetwork;
-use libvirt_xml::network::Network as Definition;
 use libvirt_xml::network::update::{Command, Section};
 
 use super::{Lifecycle, network_error, only, remote};
+use crate::network::Port;
 use crate::service::Daemon;
 
 /// VIR_NETWORK_DEFINE_VALIDATE and VIR_NETWORK_CREATE_VALIDATE: documents are always checked.
@@ -69,10 +69,17 @@ async fn document(
     let Some(document) = defined.or(network.present()) else {
         return Err(RpcError::internal("a network without document"));
     };
-    let guests = daemon.running_networks.ports().count(network.name());
-    let connections = u32::try_from(guests).ok().filter(|guests| *guests > 0);
-    let connections = connections.filter(|_| defined.is_none() && network.is_active());
-    let shown = Definition { connections, ..document.clone() };
+    let mut shown = document.clone();
+    if defined.is_none() && network.is_active() {
+        let ports = daemon.running_networks.ports().of_network(network.name());
+        let count = |ports: usize| u32::try_from(ports).ok().filter(|ports| *ports > 0);
+        shown.connections = count(ports.len());
+        for interface in shown.forward.iter_mut().flat_map(|forward| &mut forward.interfaces) {
+            let on =
+                |port: &&Arc<Port>| port.device.as_ref().map(|(device, _)| device) == interface.dev.as_ref();
+            interface.connections = count(ports.iter().filter(on).count());
+        }
+    }
     Ok(NetworkGetXmlDescReply { xml: shown.to_xml() })
 }
 

@@ -66,7 +66,7 @@ async fn document(
 ) -> Result<NetworkPortGetXmlDescReply, RpcError> {
     only(call.flags, 0)?;
     let (live, port) = daemon.network_port(&call.port.net, call.port.uuid)?;
-    let xml = port.to_xml(&live.document).map_err(|error| network_error(&error))?;
+    let xml = port.to_xml(&live.document);
     Ok(NetworkPortGetXmlDescReply { xml })
 }
 
@@ -76,8 +76,8 @@ async fn parameters(
     call: NetworkPortGetParameters,
 ) -> Result<NetworkPortGetParametersReply, RpcError> {
     only(call.flags, 0)?;
-    let (live, port) = daemon.network_port(&call.port.net, call.port.uuid)?;
-    let params = port.parameters(&live.document).map_err(|error| network_error(&error))?;
+    let (_, port) = daemon.network_port(&call.port.net, call.port.uuid)?;
+    let params = port.parameters();
     let nparams = i32::try_from(params.len()).unwrap_or(i32::MAX);
     // A client that has no room asks how much it needs.
     let params = params.into_iter().take(asked(call.nparams)?).collect();

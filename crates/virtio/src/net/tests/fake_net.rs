@@ -23,6 +23,8 @@ pub(super) struct State {
     /// The guest met a full network this often.
     pub(super) full: usize,
     pub(super) broken: bool,
+    /// What carries the frames is gone.
+    pub(super) gone: bool,
     pub(super) enabled: bool,
     pub(super) refuse_offloads: bool,
     pub(super) guest_offloads: Option<Offloads>,
@@ -114,6 +116,10 @@ impl NetBackend for Backend {
             state.receives += 1;
             assert!(state.guest_offloads.is_some(), "offloads are set before the first frame");
             assert!(state.enabled, "a backend that is disabled is left alone");
+            if state.gone {
+                received = Err(io::ErrorKind::UnexpectedEof.into());
+                return;
+            }
             if state.broken {
                 received = Err(io::Error::other("told to break"));
                 return;

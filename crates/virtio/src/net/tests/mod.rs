@@ -278,6 +278,34 @@ fn a_link_that_is_down_carries_nothing_and_the_driver_is_told() {
 }
 
 #[test]
+fn when_nothing_carries_the_frames_any_more_the_link_is_down_for_good_and_the_guest_goes_on() {
+    let mut rig = Rig::simple();
+    let status = |rig: &mut Rig| {
+        let mut status = [0; 2];
+        rig.driver.read_config(6, &mut status);
+        u16::from_le_bytes(status)
+    };
+    rig.add_rx(1530);
+    let changes = rig.driver.msi.sent(0);
+    rig.nets[0].send(&[1; 60]);
+    rig.driver.wait_used(RX);
+    rig.add_rx(1530);
+    rig.nets[0].change(|state| {
+        state.gone = true;
+        state.to_guest.push_back(vec![0; 72]);
+    });
+    rig.driver.msi.wait_more(0, changes);
+    assert_eq!(status(&mut rig), 0);
+    rig.handle.set_link(false);
+    rig.handle.set_link(true);
+    assert_eq!(status(&mut rig), 0, "plugging the cable does not help");
+    rig.add_tx(&[1; 60]);
+    rig.driver.wait_used(TX);
+    assert_eq!(rig.handle.counters().tx_dropped.get(), 1);
+    assert!(rig.nets[0].state().from_guest.is_empty());
+}
+
+#[test]
 fn a_cable_that_is_pulled_during_a_pause_is_told_afterwards() {
     let mut rig = Rig::simple();
     let changes = rig.driver.msi.sent(0);

@@ -2,27 +2,31 @@
 
 mod balloon;
 mod characters;
+mod user;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use host_network::{Bandwidth, PortVlans};
 use libvirt_xml::domain::Domain;
 use libvirt_xml::domain::address::DeviceInfo;
 use libvirt_xml::domain::device::RngBackendModel;
 use libvirt_xml::domain::disk::{
     BackingStore, CacheMode as XmlCache, Discard, Disk, DiskDevice, DiskType, ImageFormat,
 };
-use libvirt_xml::domain::interface::{Interface, InterfaceType, LinkState, NetBackendType, SourceMode};
+use libvirt_xml::domain::interface::{Interface, InterfaceType, LinkState, SourceMode};
 use libvirt_xml::{MacAddress, YesNo};
 use machine_spec::wire;
 use machine_spec::wire::{CacheMode, DiskConfig, ImageType, NetConfig, RngConfig, VmConfig};
+use net_io::passt::Passt;
 
 use self::balloon::balloon;
 pub(super) use self::balloon::has_balloon;
 pub use self::balloon::{BalloonDemands, balloon_demands};
 use super::walk::numbered;
 use super::{Findings, Places};
+use crate::network::port_settings;
 
 /// What a device of the document became.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +124,7 @@ pub struct PlannedConsole {
     pub log_anew: bool,
 }
 
-/// An interface that needs a tap before the machine starts: its name in `net[index].tap`, or descriptors in `net[index].fds`.
+/// An interface that needs a tap before the machine starts: open descriptors, whose numbers are in `net[index].fds` then.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TapDemand {
     /// Where the interface is in the document.
@@ -139,6 +143,10 @@ pub struct TapDemand {
     pub queue_pairs: u32,
     /// Largest packet, bytes; what the tap and its bridge have to carry.
     pub mtu: Option<u16>,
+    /// What may pass it.
+    pub limits: Bandwidth,
+    /// Its VLANs; of none nothing is said.
+    pub vlans: Option<PortVlans>,
 }
 
 /// What an interface is connected to.
@@ -158,16 +166,13 @@ pub enum TapSource {
     },
     /// An interface of the host, shared by macvtap.
     Direct {
-        /// Its name.
-        device: String,
+        /// Names of those to choose from.
+        devices: Vec<String>,
         /// How.
         mode: SourceMode,
     },
     /// Addresses translated by a process without rights.
-    User {
-        /// passt is asked for.
-        passt: bool,
-    },
+    User(Box<Passt>),
     /// A tap that somebody else connects.
     Ethernet,
 }
@@ -341,6 +346,7 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
     let mut configs = Vec::new();
     let interfaces = &domain.devices.interfaces;
     for (path, interface) in paths("interface", interfaces.len()).zip(interfaces) {
+        user::refuse_in_others(&path, interface, findings);
         let Some(source) = tap_source(&path, interface, findings) else { continue };
         let index = configs.len();
         let Some(config) = net_config(&path, interface, index, findings) else { continue };
@@ -357,6 +363,8 @@ fn interfaces(domain: &Domain, planned: &mut Planned, findings: &mut Findings) -
             managed: target.and_then(|target| target.managed) != Some(YesNo::No),
             queue_pairs: config.num_queues.unwrap_or(2) / 2,
             mtu: config.mtu,
+            limits: limits(&path, interface, findings),
+            vlans: vlans(&path, interface, findings),
         });
         let device = MachineDevice::Net { id: net_id(index) };
         planned.device(path, &interface.info, name.as_deref(), device);
@@ -393,7 +401,9 @@ fn check_addresses(path: &str, interface: &Interface, findings: &mut Findings) {
     if interface.kind == InterfaceType::Network {
         return;
     }
-    for (said, element) in [(interface.filter.is_some(), "filterref"), (!interface.ips.is_empty(), "ip")] {
+    // Passt gives its guest the addresses that the document says.
+    let lost = interface.kind != InterfaceType::User && !interface.ips.is_empty();
+    for (said, element) in [(interface.filter.is_some(), "filterref"), (lost, "ip")] {
         if said {
             let reason = "only guests on networks are held to their addresses";
             findings.refuse(&format!("{path}/{element}"), reason, "use type='network', or leave it out");
@@ -408,13 +418,16 @@ fn tap_source(path: &str, interface: &Interface, findings: &mut Findings) -> Opt
             source.network.map(|name| TapSource::Network { name, portgroup: source.portgroup })
         }
         InterfaceType::Bridge => source.bridge.map(|name| TapSource::Bridge { name }),
+        // As running machines show it; the network may choose another device.
+        InterfaceType::Direct if source.network.is_some() => {
+            source.network.map(|name| TapSource::Network { name, portgroup: source.portgroup })
+        }
         InterfaceType::Direct => source.dev.map(|device| {
             let mode = source.mode.unwrap_or(SourceMode::Vepa);
-            TapSource::Direct { device, mode }
+            TapSource::Direct { devices: vec![device], mode }
         }),
         InterfaceType::User => {
-            let backend = interface.backend.as_ref().and_then(|backend| backend.kind);
-            Some(TapSource::User { passt: backend == Some(NetBackendType::Passt) })
+            return user::passt(path, interface, findings).map(|passt| TapSource::User(Box::new(passt)));
         }
         InterfaceType::Ethernet => Some(TapSource::Ethernet),
         // The table refuses them.
@@ -424,6 +437,51 @@ fn tap_source(path: &str, interface: &Interface, findings: &mut Findings) -> Opt
         findings.refuse(path, "it does not say what it is connected to", "name it in <source>");
     }
     found
+}
+
+/// Limits of what passes an interface that is made here.
+fn limits(path: &str, interface: &Interface, findings: &mut Findings) -> Bandwidth {
+    let Some(bandwidth) = &interface.bandwidth else { return Bandwidth::default() };
+    let path = format!("{path}/bandwidth");
+    let made = interface.target.as_ref().and_then(|target| target.managed) != Some(YesNo::No);
+    match interface.kind {
+        InterfaceType::Network | InterfaceType::Bridge | InterfaceType::Direct => {}
+        InterfaceType::Ethernet if made => {}
+        InterfaceType::Ethernet => {
+            findings.refuse(&path, "an interface with managed='no' is left as it is", "limit it there");
+        }
+        kind => findings.refuse(
+            &path,
+            format!("what passes an interface of type '{kind}' can't be limited"),
+            "leave it out, or use type='network' or 'bridge'",
+        ),
+    }
+    if bandwidth.inbound.as_ref().is_some_and(|limit| limit.floor.is_some()) {
+        findings.refuse(
+            &format!("{path}/inbound/@floor"),
+            "nothing is guaranteed to one guest",
+            "leave it out, and limit the others (by a <portgroup> of their network)",
+        );
+    }
+    port_settings::limits(Some(bandwidth))
+}
+
+/// VLANs of an interface on a bridge.
+fn vlans(path: &str, interface: &Interface, findings: &mut Findings) -> Option<PortVlans> {
+    interface.vlan.as_ref()?;
+    let path = format!("{path}/vlan");
+    if !matches!(interface.kind, InterfaceType::Network | InterfaceType::Bridge) {
+        findings.refuse(
+            &path,
+            format!("an interface of type '{}' is no port of a bridge", interface.kind),
+            "leave it out, or use type='network' or 'bridge'",
+        );
+        return None;
+    }
+    port_settings::vlans(interface.vlan.as_ref()).unwrap_or_else(|wrong| {
+        findings.refuse(&path, wrong, "change it");
+        None
+    })
 }
 
 fn net_config(path: &str, interface: &Interface, index: usize, findings: &mut Findings) -> Option<NetConfig> {

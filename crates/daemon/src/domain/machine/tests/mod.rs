@@ -6,6 +6,7 @@ use libvirt_xml::Element;
 use libvirt_xml::domain::assign::{HostDefaults, define};
 use libvirt_xml::domain::cpu::{Cpu, CpuMode};
 use machine_spec::wire::{BalloonConfig, CacheMode, ConsoleMode, ImageType, OnResetConfig};
+use net_io::passt::Transport;
 
 use super::*;
 
@@ -240,7 +241,7 @@ fn a_machine_without_screen_as_clients_install_it_has_a_console_an_agent_and_ent
     assert_eq!(disks[2].path, Some("/pool/v.img".into()));
     assert_eq!(plan.taps[0].source, TapSource::Bridge { name: "br0".to_owned() });
     assert_eq!((plan.taps[0].mtu, plan.taps[0].target.as_deref()), (Some(9000), Some("vnet7")));
-    assert_eq!(plan.taps[1].source, TapSource::User { passt: false });
+    assert_eq!(plan.taps[1].source, TapSource::User(Box::default()));
     let cables: Vec<_> = config.net.iter().flatten().map(|card| card.link_up).collect();
     assert_eq!(cables, [true, true, false]);
     let places: Vec<_> =
@@ -270,6 +271,7 @@ fn a_machine_without_screen_as_clients_install_it_has_a_console_an_agent_and_ent
 fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
     let disk = |inside: &str| format!("<disk><source file='/i'/><target dev='vda'/>{inside}</disk>");
     let net = |inside: &str| format!("<interface type='bridge'><source bridge='b'/>{inside}</interface>");
+    let user = |inside: &str| format!("<interface type='user'>{inside}</interface>");
     for (device, path) in [
         (disk("<driver type='qcow2' copy_on_read='on'/>"), "disk/driver/@copy_on_read"),
         (disk("<driver type='qcow2' error_policy='stop'/>"), "disk/driver/@error_policy"),
@@ -292,15 +294,55 @@ fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
         ("<disk device='lun' type='block'><source dev='/d'/><target dev='vda'/></disk>".into(), "disk"),
         (net("<model type='e1000'/>"), "interface/model/@type"),
         (net("<mac address='00:00:00:00:00:00'/>"), "interface"),
-        (net("<vlan><tag id='1'/></vlan>"), "interface/vlan"),
+        (net("<vlan><tag id='0'/></vlan>"), "interface/vlan"),
+        (net("<vlan><tag id='1'/></vlan>").replace("'bridge'", "'ethernet'"), "interface/vlan"),
         (net("<filterref filter='clean-traffic'/>"), "interface/filterref"),
-        (net("<bandwidth><inbound average='1'/></bandwidth>"), "interface/bandwidth"),
+        (
+            net("<bandwidth><inbound average='1' floor='1'/></bandwidth>"),
+            "interface/bandwidth/inbound/@floor",
+        ),
+        (
+            net("<bandwidth><inbound average='1'/></bandwidth>").replace("'bridge'", "'direct'"),
+            "interface/bandwidth",
+        ),
+        (
+            net("<target dev='t0' managed='no'/><bandwidth><inbound average='1'/></bandwidth>")
+                .replace("'bridge'", "'ethernet'"),
+            "interface/bandwidth",
+        ),
         (net("<mtu size='70000'/>"), "interface/mtu/@size"),
         (net("<mtu size='100'/>"), "interface"),
         (net("<driver queues='4000000000'/>"), "interface"),
         (net("<driver rx_queue_size='256' tx_queue_size='512'/>"), "interface/driver/@tx_queue_size"),
         (net("<driver><guest csum='off'/></driver>"), "interface/driver/guest"),
         (net("<script path='/s'/>"), "interface/script"),
+        (net("<portForward proto='tcp'/>"), "interface/portForward"),
+        (net("<ip address='192.0.2.1'/>"), "interface/ip"),
+        (net("<backend type='passt' logFile='/l'/>"), "interface/backend/@logFile"),
+        (user("<source dev='a/b'/>"), "interface/source/@dev"),
+        (user("<driver queues='2'/>"), "interface/driver/@queues"),
+        (user("<backend logFile='l'/>"), "interface/backend/@logFile"),
+        (user("<ip address='192.0.2.1' prefix='33'/>"), "interface/ip/@prefix"),
+        (user("<ip address='2001:db8::1' prefix='56'/>"), "interface/ip/@prefix"),
+        (user("<ip address='192.0.2.1'/><ip address='192.0.2.2'/>"), "interface/ip[2]"),
+        (user("<ip address='127.0.0.1'/>"), "interface/ip/@address"),
+        (user("<ip address='192.0.2.1' peer='192.0.2.2'/>"), "interface/ip/@peer"),
+        (user("<route address='0.0.0.0' gateway='192.0.2.1'/>"), "interface/route"),
+        (user("<portForward proto='tcp' address='web'/>"), "interface/portForward/@address"),
+        (user("<portForward proto='tcp' dev='lo'/>"), "interface/portForward/@dev"),
+        (user("<portForward proto='tcp'><range start='0'/></portForward>"), "interface/portForward/range"),
+        (
+            user("<portForward proto='tcp'><range start='9' end='8'/></portForward>"),
+            "interface/portForward/range",
+        ),
+        (
+            user("<portForward proto='udp'><range start='1' end='9' to='65530'/></portForward>"),
+            "interface/portForward/range",
+        ),
+        (
+            user("<portForward proto='udp'><range start='1' to='2' exclude='yes'/></portForward>"),
+            "interface/portForward/range",
+        ),
         (
             "<interface type='vhostuser'><source type='unix' path='/s' mode='client'/></interface>".into(),
             "interface",
@@ -496,4 +538,36 @@ fn every_rule_can_apply() {
             always.insert(rule.path);
         }
     }
+}
+
+#[test]
+fn a_user_mode_interface_is_what_passt_is_told() {
+    // The example of formatdomain, with an address of the host's.
+    let domain = with(
+        "",
+        "<interface type='user'><mac address='52:54:00:00:00:01'/><backend type='passt' logFile='/tmp/p.log'/>
+           <source dev='eth0'/><mtu size='1400'/>
+           <ip family='ipv4' address='172.17.2.4' prefix='24'/><ip family='ipv6' address='2001:db8:ac10:fd01::20'/>
+           <portForward proto='tcp'><range start='2022' to='22'/></portForward>
+           <portForward proto='udp' address='1.2.3.4'><range start='5000' end='5020' to='6000'/>
+             <range start='5010' end='5015' exclude='yes'/></portForward>
+           <portForward proto='tcp' address='2001:db8:ac10:fd01::1:10' dev='eth0'><range start='8080'/></portForward>
+         </interface>",
+    );
+    let plan = translated(&domain);
+    let TapSource::User(passt) = &plan.taps[0].source else { panic!("{:?}", plan.taps) };
+    assert_eq!(passt.interface.as_deref(), Some("eth0"));
+    assert_eq!(passt.ipv4, Some(([172, 17, 2, 4].into(), Some(24))));
+    assert_eq!(passt.ipv6, Some("2001:db8:ac10:fd01::20".parse().unwrap()));
+    assert_eq!((passt.mtu, plan.config.net.as_ref().unwrap()[0].mtu), (Some(1400), Some(1400)));
+    assert_eq!(passt.log_file, Some("/tmp/p.log".into()));
+    let forwards: Vec<_> = passt.forwards.iter().map(|f| (f.transport, f.to_string())).collect();
+    assert_eq!(
+        forwards,
+        [
+            (Transport::Tcp, "2022:22".to_owned()),
+            (Transport::Udp, "1.2.3.4/5000-5020:6000-6020,~5010-5015".to_owned()),
+            (Transport::Tcp, "2001:db8:ac10:fd01::1:10%eth0/8080".to_owned()),
+        ]
+    );
 }
