@@ -168,49 +168,20 @@ fn events_of_networks_are_seen_in_their_order() {
     let place = Place::new();
     let _vireod = place.start();
     define(&place, "other");
-    let mut watcher = Command::new("virsh")
-        .env("LC_ALL", "C")
-        .args([
-            "-c",
-            &place.uri(&place.socket()),
-            "net-event",
-            "--event",
-            "lifecycle",
-            "--loop",
-            "--timeout",
-            "60",
-        ])
-        .stdout(Stdio::piped())
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-    let (printed, seen) = std::sync::mpsc::channel();
-    let reader = std::thread::Builder::new().name("printed".into()).spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if printed.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    // Until virsh is known to listen, something is done to another network that it would hear of.
-    loop {
-        define_again(&place, "other");
-        match seen.try_recv() {
-            Ok(_) => break,
-            Err(std::sync::mpsc::TryRecvError::Empty) => {}
-            Err(error) => panic!("virsh printed nothing: {error}"),
-        }
-    }
-    define(&place, "n");
-    place.ok(&["net-undefine", "n"]);
-    let told: Vec<String> = seen.iter().filter(|line| line.contains("network n:")).take(2).collect();
+    let listen = ["net-event", "--event", "lifecycle"];
+    let told = events_during(
+        &place,
+        &listen,
+        || define_again(&place, "other"),
+        "network n:",
+        "Undefined",
+        || {
+            define(&place, "n");
+            place.ok(&["net-undefine", "n"]);
+        },
+    );
     let expected = ["Defined", "Undefined"].map(|what| format!("event 'lifecycle' for network n: {what}"));
     assert_eq!(told, expected);
-    drop(seen);
-    watcher.kill().unwrap();
-    watcher.wait().unwrap();
-    reader.unwrap().join().unwrap();
 }
 
 fn define_again(place: &Place, name: &str) {
