@@ -1,4 +1,5 @@
-//! A volume that may be a cloud-init seed. What is taken for one of ours is one, and its copy differs in the instance and the name only.
+//! A volume that may be a cloud-init seed. What is taken for one of ours is a volume with its label, and a copy of its copy is the same
+//! copy; what a volume of sound files holds is found in it.
 #![no_main]
 
 use guest_identity::cloud_init::{LABEL, Seed};

@@ -203,3 +203,48 @@ impl Drop for Vireod {
         let _ = self.child.wait();
     }
 }
+
+/// What virsh's `listen` prints of the first `count` events that have `wanted` in them, while `work` is done. Until virsh
+/// is known to listen, `nudge` makes another one that it would hear of.
+fn events_during(
+    place: &Place,
+    listen: &[&str],
+    nudge: impl Fn(),
+    wanted: &str,
+    count: usize,
+    work: impl FnOnce(),
+) -> Vec<String> {
+    let mut watcher = Command::new("virsh")
+        .env("LC_ALL", "C")
+        .args(["-c", &place.uri(&place.socket())])
+        .args(listen)
+        .args(["--loop", "--timeout", "60"])
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
+    let (printed, lines_of_it) = std::sync::mpsc::channel();
+    let reader = std::thread::Builder::new().name("printed".into()).spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            if printed.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    loop {
+        nudge();
+        match lines_of_it.try_recv() {
+            Ok(_) => break,
+            Err(std::sync::mpsc::TryRecvError::Empty) => {}
+            Err(error) => panic!("virsh printed nothing: {error}"),
+        }
+    }
+    work();
+    let seen = lines_of_it.iter().filter(|line| line.contains(wanted)).take(count).collect();
+    drop(lines_of_it);
+    watcher.kill().unwrap();
+    watcher.wait().unwrap();
+    reader.unwrap().join().unwrap();
+    seen
+}

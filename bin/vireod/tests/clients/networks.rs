@@ -170,51 +170,10 @@ fn sections_of_a_definition_are_changed() {
 /// What virsh is told of network `n`, the first `count`, while `act` is done.
 fn told(place: &Place, count: usize, act: impl FnOnce()) -> Vec<String> {
     define(place, "other");
-    let mut watcher = Command::new("virsh")
-        .env("LC_ALL", "C")
-        .args([
-            "-c",
-            &place.uri(&place.socket()),
-            "net-event",
-            "--event",
-            "lifecycle",
-            "--loop",
-            "--timeout",
-            "60",
-        ])
-        .stdout(Stdio::piped())
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(watcher.stdout.take().unwrap()).lines();
-    let (printed, seen) = std::sync::mpsc::channel();
-    let reader = std::thread::Builder::new().name("printed".into()).spawn(move || {
-        for line in lines.map_while(Result::ok) {
-            if printed.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    // Until virsh is known to listen, something is done to another network that it would hear of.
-    loop {
-        define_again(place, "other");
-        match seen.try_recv() {
-            Ok(_) => break,
-            Err(std::sync::mpsc::TryRecvError::Empty) => {}
-            Err(error) => panic!("virsh printed nothing: {error}"),
-        }
-    }
-    act();
-    let of_n = seen.iter().filter_map(|line| {
-        let (_, told) = line.split_once("event 'lifecycle' for network n: ")?;
-        Some(told.to_owned())
-    });
-    let told = of_n.take(count).collect();
-    drop(seen);
-    watcher.kill().unwrap();
-    watcher.wait().unwrap();
-    reader.unwrap().join().unwrap();
-    told
+    let listen = ["net-event", "--event", "lifecycle"];
+    let nudge = || define_again(place, "other");
+    let seen = events_during(place, &listen, nudge, "for network n: ", count, act);
+    seen.iter().filter_map(|line| Some(line.split_once("for network n: ")?.1.to_owned())).collect()
 }
 
 #[test]

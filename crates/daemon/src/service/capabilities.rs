@@ -150,7 +150,7 @@ async fn of_domains(
     _: CallContext,
     call: ConnectGetDomainCapabilities,
 ) -> Result<ConnectGetDomainCapabilitiesReply, RpcError> {
-    super::domain::only(call.flags, 0)?;
+    super::only(call.flags, 0)?;
     let emulator = &daemon.domains.host().emulator;
     let wrong = |what: &str| Err(RpcError::invalid_argument(what.to_owned()));
     if call.emulatorbin.as_ref().is_some_and(|asked| asked != emulator) {
@@ -274,7 +274,7 @@ async fn processor_models(
     _: CallContext,
     call: ConnectGetCpuModelNames,
 ) -> Result<ConnectGetCpuModelNamesReply, RpcError> {
-    super::domain::only(call.flags, 0)?;
+    super::only(call.flags, 0)?;
     if call.arch != ARCH {
         return Err(RpcError::invalid_argument(format!("cannot find architecture {}", call.arch)));
     }

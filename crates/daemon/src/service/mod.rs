@@ -212,3 +212,17 @@ fn count(number: usize) -> i32 {
 fn asked(number: i32) -> Result<usize, RpcError> {
     usize::try_from(number).map_err(|_| RpcError::invalid_argument(format!("a negative number ({number})")))
 }
+
+/// Refuses flags that are not among the known ones.
+fn only(flags: u32, known: u32) -> Result<(), RpcError> {
+    match flags & !known {
+        0 => Ok(()),
+        unknown => Err(RpcError::invalid_argument(format!("unsupported flags (0x{unknown:x})"))),
+    }
+}
+
+/// What a client gets of a list, and how long the list is: who asks for no results wants to know only that.
+fn listed<T>(all: Vec<T>, need_results: i32) -> (Vec<T>, u32) {
+    let count = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    (if need_results == 0 { Vec::new() } else { all }, count)
+}

@@ -1,7 +1,5 @@
 //! A daemon that sees a host of its own: mounts, processes and network are not the machine's, and all of it goes with it.
 
-use std::io::Write;
-
 use super::*;
 
 /// What is run as the first process in there. It prints `ready` when the daemon has its socket, and ends when its input does, that
@@ -85,8 +83,8 @@ impl Enclosed {
 
 impl Drop for Enclosed {
     fn drop(&mut self) {
-        drop(self.holder.stdin.take().map(|mut input| input.flush()));
-        // Waits until every process in there is gone.
+        // The holder ends when its input does; this waits until every process in there is gone.
+        drop(self.holder.stdin.take());
         let _ = self.holder.wait();
     }
 }

@@ -265,7 +265,7 @@ fn a_network_of_interfaces_gives_each_guest_one_of_them() {
         let _vireod = place.start();
         let network = "<network><name>through</name><forward mode='passthrough'><interface dev='up0'/><interface dev='up1'/>\
                        </forward></network>";
-        place.ok(&["net-define", &place.write("through.xml", network.to_owned())]);
+        place.ok(&["net-define", &place.write("through.xml", network)]);
         place.ok(&["net-start", "through"]);
         let on_network = |mac| {
             card(mac, "")

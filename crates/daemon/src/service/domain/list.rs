@@ -9,7 +9,7 @@ use libvirt_xml::Uuid;
 
 use super::{only, remote};
 use crate::domain::{Domain, PAUSED, RUNNING, SHUT_OFF};
-use crate::service::{Daemon, asked, count};
+use crate::service::{Daemon, asked, count, listed};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table
@@ -85,8 +85,7 @@ async fn list_all(
     only(call.flags, FILTERS)?;
     let all = daemon.domains.all();
     let domains: Vec<_> = all.iter().filter(|domain| wanted(domain, call.flags)).collect();
-    let ret = u32::try_from(domains.len()).unwrap_or(u32::MAX);
-    let domains = if call.need_results == 0 { Vec::new() } else { domains };
+    let (domains, ret) = listed(domains, call.need_results);
     Ok(ConnectListAllDomainsReply {
         domains: domains.into_iter().map(|domain| remote(domain)).collect(),
         ret,

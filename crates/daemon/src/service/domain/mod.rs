@@ -36,7 +36,7 @@ use libvirt_xml::{Uuid, XmlError};
 
 use super::events::{Subject, Subscriptions};
 use super::storage::Pools;
-use super::{Daemon, document_error};
+use super::{Daemon, document_error, only};
 use crate::domain::machine::Places;
 use crate::domain::running::Notice;
 use crate::domain::{Affected, Change, Domain, DomainError, Form};
@@ -188,14 +188,6 @@ pub(super) fn places(pools: &Pools, document: &Definition) -> Places {
 fn remote(domain: &Domain) -> RemoteDomain {
     let uuid = libvirt_rpc::xdr::Uuid(domain.uuid().0);
     RemoteDomain { name: domain.name().to_owned(), uuid, id: domain.id().unwrap_or(-1) }
-}
-
-/// Refuses flags that are not among the known ones.
-pub(super) fn only(flags: u32, known: u32) -> Result<(), RpcError> {
-    match flags & !known {
-        0 => Ok(()),
-        unknown => Err(RpcError::invalid_argument(format!("unsupported flags (0x{unknown:x})"))),
-    }
 }
 
 /// Which document a client wants to see. Without a flag that of the running machine is meant if there is one.

@@ -8,7 +8,7 @@ use libvirt_rpc::server::{CallContext, Table};
 use libvirt_rpc::types::RemoteNetwork;
 use libvirt_xml::network::update::{Command, Section};
 
-use super::{Lifecycle, network_error, only, remote};
+use super::{AFFECT, Lifecycle, network_error, only, remote};
 use crate::network::Port;
 use crate::service::Daemon;
 
@@ -17,9 +17,6 @@ pub(super) const VALIDATE: u32 = 1;
 
 /// VIR_NETWORK_XML_INACTIVE.
 const INACTIVE: u32 = 1;
-
-/// VIR_NETWORK_UPDATE_AFFECT_LIVE and …_CONFIG.
-const AFFECT: u32 = 3;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table.on(define).on(define_with_flags).on(undefine).on(document).on(set_autostart).on(update)

@@ -9,7 +9,7 @@ use libvirt_rpc::types::RemoteNetwork;
 
 use super::definition::VALIDATE;
 use super::{Lifecycle, network_error, only, remote};
-use crate::service::Daemon;
+use crate::service::{Daemon, listed};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table.on(create).on(create_xml).on(create_xml_with_flags).on(destroy).on(leases)
@@ -66,6 +66,6 @@ async fn leases(
     let network = daemon.network(&call.net)?;
     let leases = daemon.running_networks.leases(&network, call.mac.as_deref()).await;
     let leases = leases.map_err(|error| network_error(&error))?;
-    let ret = u32::try_from(leases.len()).unwrap_or(u32::MAX);
-    Ok(NetworkGetDhcpLeasesReply { leases: if call.need_results == 0 { Vec::new() } else { leases }, ret })
+    let (leases, ret) = listed(leases, call.need_results);
+    Ok(NetworkGetDhcpLeasesReply { leases, ret })
 }

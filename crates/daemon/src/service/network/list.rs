@@ -9,7 +9,7 @@ use libvirt_xml::Uuid;
 
 use super::{only, remote};
 use crate::network::Network;
-use crate::service::{Daemon, asked, count};
+use crate::service::{Daemon, asked, count, listed};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table
@@ -46,8 +46,7 @@ async fn list(
     only(call.flags, 63)?;
     let networks = daemon.networks.all();
     let networks: Vec<_> = networks.iter().filter(|network| wanted(network, call.flags)).collect();
-    let ret = u32::try_from(networks.len()).unwrap_or(u32::MAX);
-    let networks = if call.need_results == 0 { Vec::new() } else { networks };
+    let (networks, ret) = listed(networks, call.need_results);
     Ok(ConnectListAllNetworksReply {
         nets: networks.into_iter().map(|network| remote(network)).collect(),
         ret,

@@ -6,14 +6,11 @@ use libvirt_rpc::RpcError;
 use libvirt_rpc::procedures::*;
 use libvirt_rpc::server::{CallContext, Table};
 
-use super::{network_error, only};
+use super::{AFFECT, network_error, only};
 use crate::domain::DomainError;
 use crate::domain::metadata::Metadata;
 use crate::network::NetworkError;
 use crate::service::Daemon;
-
-/// VIR_NETWORK_UPDATE_AFFECT_LIVE and …_CONFIG.
-const AFFECT: u32 = 3;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table.on(get).on(set)

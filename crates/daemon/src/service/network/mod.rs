@@ -17,8 +17,11 @@ use libvirt_xml::Uuid;
 use libvirt_xml::network::NetworkError as DefinitionError;
 
 use super::events::Subject;
-use super::{Daemon, document_error};
+use super::{Daemon, document_error, only};
 use crate::network::{Change, Network, NetworkError};
+
+/// VIR_NETWORK_UPDATE_AFFECT_LIVE and …_CONFIG.
+const AFFECT: u32 = 3;
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     let families =
@@ -75,14 +78,6 @@ impl Daemon {
 
 fn remote(network: &Network) -> RemoteNetwork {
     RemoteNetwork { name: network.name().to_owned(), uuid: libvirt_rpc::xdr::Uuid(network.uuid().0) }
-}
-
-/// Refuses flags that are not among the known ones.
-fn only(flags: u32, known: u32) -> Result<(), RpcError> {
-    match flags & !known {
-        0 => Ok(()),
-        unknown => Err(RpcError::invalid_argument(format!("unsupported flags (0x{unknown:x})"))),
-    }
 }
 
 /// The one way from `crate::network`'s errors to libvirt's.

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::events::Subject;
-use super::{Daemon, document_error};
+use super::{Daemon, document_error, only};
 use crate::domain::machine::Volume;
 use crate::instance::Settings;
 use crate::store::{Change, Kind, Receipt, Record, Store};
@@ -212,14 +212,6 @@ fn remote_pool(pool: &Pool) -> RemoteStoragePool {
 
 fn remote_volume(pool: &Pool, volume: VolumeSummary) -> RemoteStorageVol {
     RemoteStorageVol { pool: pool.name().to_owned(), name: volume.name, key: volume.key }
-}
-
-/// Refuses flags that are not among the known ones.
-fn only(flags: u32, known: u32) -> Result<(), RpcError> {
-    match flags & !known {
-        0 => Ok(()),
-        unknown => Err(RpcError::invalid_argument(format!("unsupported flags (0x{unknown:x})"))),
-    }
 }
 
 /// Work that nobody watches.

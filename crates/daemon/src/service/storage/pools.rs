@@ -10,7 +10,7 @@ use libvirt_rpc::{ErrorDomain, RpcError};
 use libvirt_xml::storage::{PoolDefinition, PoolKind, SourceQuery};
 
 use super::{PoolEvent, document, only, remote_pool, storage_error, xml_error};
-use crate::service::{Daemon, asked, count};
+use crate::service::{Daemon, asked, count, listed};
 
 /// VIR_STORAGE_POOL_DEFINE_VALIDATE: documents are always checked.
 const VALIDATE: u32 = 1;
@@ -298,8 +298,7 @@ async fn list(
     only(call.flags, (1 << 20) - 1)?;
     let pools = daemon.pools.storage.pools();
     let pools: Vec<_> = pools.iter().filter(|pool| wanted(pool, call.flags)).collect();
-    let ret = u32::try_from(pools.len()).unwrap_or(u32::MAX);
-    let pools = if call.need_results == 0 { Vec::new() } else { pools };
+    let (pools, ret) = listed(pools, call.need_results);
     Ok(ConnectListAllStoragePoolsReply {
         pools: pools.into_iter().map(|pool| remote_pool(pool)).collect(),
         ret,

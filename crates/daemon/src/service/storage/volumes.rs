@@ -11,7 +11,7 @@ use libvirt_rpc::types::RemoteStorageVol;
 use libvirt_xml::storage::{VolumeDefinition, VolumeKind};
 
 use super::{document, only, remote_volume, storage_error, unwatched, xml_error};
-use crate::service::{Daemon, asked, count};
+use crate::service::{Daemon, asked, count, listed};
 
 pub(super) fn register(table: Table<Daemon>) -> Table<Daemon> {
     table
@@ -224,8 +224,7 @@ async fn list(
     only(call.flags, 0)?;
     let pool = daemon.pool(&call.pool)?;
     let volumes = pool.volumes().map_err(|error| storage_error(&error))?;
-    let ret = u32::try_from(volumes.len()).unwrap_or(u32::MAX);
-    let volumes = if call.need_results == 0 { Vec::new() } else { volumes };
+    let (volumes, ret) = listed(volumes, call.need_results);
     let vols = volumes.into_iter().map(|volume| remote_volume(&pool, volume)).collect();
     Ok(StoragePoolListAllVolumesReply { vols, ret })
 }
