@@ -94,6 +94,12 @@ pub(crate) enum VirshVerb {
     #[command(hide = true)]
     NetName(With<lifecycle::NameArguments>),
     #[command(hide = true)]
+    NetPortCreate(With<ports::CreateArguments>),
+    #[command(hide = true)]
+    NetPortDelete(With<ports::DeleteArguments>),
+    #[command(hide = true)]
+    NetPortDumpxml(With<ports::XmlArguments>),
+    #[command(hide = true)]
     NetPortList(With<ports::ListArguments>),
     #[command(hide = true)]
     NetStart(With<lifecycle::StartArguments>),
@@ -143,6 +149,9 @@ pub(crate) fn virsh(verb: VirshVerb, before: &Options) -> ExitCode {
         Verb::NetInfo, "net-info", list::info;
         Verb::NetList, "net-list", list::list;
         Verb::NetName, "net-name", lifecycle::name;
+        Verb::NetPortCreate, "net-port-create", ports::create;
+        Verb::NetPortDelete, "net-port-delete", ports::delete;
+        Verb::NetPortDumpxml, "net-port-dumpxml", ports::xml;
         Verb::NetPortList, "net-port-list", ports::list;
         Verb::NetStart, "net-start", lifecycle::start;
         Verb::NetUndefine, "net-undefine", lifecycle::undefine;

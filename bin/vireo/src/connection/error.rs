@@ -70,7 +70,7 @@ impl Exit {
     fn of(error: &RpcError) -> Self {
         use ErrorCode::*;
         match error.code {
-            NoDomain | NoNetwork | NoStoragePool | NoStorageVolume | NoNodeDevice | NoInterface
+            NoDomain | NoNetwork | NoNetworkPort | NoStoragePool | NoStorageVolume | NoNodeDevice | NoInterface
             | NoNetworkFilter | NoSecret | NoSnapshot | NoMetadata | DeviceMissing => Self::NoSuchObject,
             OperationInvalid => Self::WrongState,
             OperationDenied | AccessDenied | AuthFailed => Self::Denied,
