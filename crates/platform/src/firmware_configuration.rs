@@ -93,11 +93,48 @@ pub enum ItemError {
     TooMany,
 }
 
+/// What an item says when it is selected.
+enum Content {
+    /// Always the same.
+    Fixed(Arc<[u8]>),
+    /// What is right at that moment, for firmware has changed the machine meanwhile; of a length that is known before.
+    Made { length: usize, make: Make },
+}
+
+/// Makes what an item says.
+type Make = Box<dyn FnMut() -> Vec<u8> + Send>;
+
+impl Content {
+    fn length(&self) -> usize {
+        match self {
+            Self::Fixed(bytes) => bytes.len(),
+            Self::Made { length, .. } => *length,
+        }
+    }
+
+    fn bytes(&mut self) -> Arc<[u8]> {
+        match self {
+            Self::Fixed(bytes) => Arc::clone(bytes),
+            Self::Made { length, make } => {
+                let mut bytes = make();
+                bytes.resize(*length, 0);
+                bytes.into()
+            }
+        }
+    }
+}
+
 /// What firmware is to be told; becomes a [`FirmwareConfiguration`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Items {
-    numbered: BTreeMap<u16, Arc<[u8]>>,
-    files: BTreeMap<String, Arc<[u8]>>,
+    numbered: BTreeMap<u16, Content>,
+    files: BTreeMap<String, Content>,
+}
+
+impl std::fmt::Debug for Items {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Items").field("files", &self.files.keys()).finish_non_exhaustive()
+    }
 }
 
 impl Items {
@@ -108,7 +145,7 @@ impl Items {
 
     /// Sets an item of [`item`].
     pub fn set(&mut self, number: u16, content: impl Into<Arc<[u8]>>) {
-        self.numbered.insert(number, content.into());
+        self.numbered.insert(number, Content::Fixed(content.into()));
     }
 
     /// Adds a file.
@@ -116,11 +153,28 @@ impl Items {
     /// # Errors
     /// The name can't be told or is taken, or the content is too long.
     pub fn add(&mut self, name: &str, content: impl Into<Arc<[u8]>>) -> Result<(), ItemError> {
-        let content = content.into();
+        self.add_content(name, Content::Fixed(content.into()))
+    }
+
+    /// Adds a file of `length` bytes that is made each time that it is selected. `make` is called by the vCPU that selects it, with
+    /// this device's lock held.
+    ///
+    /// # Errors
+    /// As for [`Items::add`].
+    pub fn add_made(
+        &mut self,
+        name: &str,
+        length: usize,
+        make: impl FnMut() -> Vec<u8> + Send + 'static,
+    ) -> Result<(), ItemError> {
+        self.add_content(name, Content::Made { length, make: Box::new(make) })
+    }
+
+    fn add_content(&mut self, name: &str, content: Content) -> Result<(), ItemError> {
         if name.is_empty() || name.len() >= NAME_BYTES || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(ItemError::Name(name.to_owned()));
         }
-        if u32::try_from(content.len()).is_err() {
+        if u32::try_from(content.length()).is_err() {
             return Err(ItemError::TooLarge(name.to_owned()));
         }
         if self.files.len() == MOST_FILES {
@@ -133,11 +187,11 @@ impl Items {
     }
 
     /// All items by number, with the directory. Files are in the order of their names, in which firmware searches.
-    fn finish(self) -> BTreeMap<u16, Arc<[u8]>> {
+    fn finish(self) -> BTreeMap<u16, Content> {
         let Self { numbered: mut items, files } = self;
         let mut directory = u32::try_from(files.len()).unwrap_or(0).to_be_bytes().to_vec();
         for (number, (name, content)) in (item::FIRST_FILE..).zip(files) {
-            directory.extend(u32::try_from(content.len()).unwrap_or(0).to_be_bytes());
+            directory.extend(u32::try_from(content.length()).unwrap_or(0).to_be_bytes());
             directory.extend(number.to_be_bytes());
             directory.extend([0; 2]);
             let end = directory.len() + NAME_BYTES;
@@ -145,16 +199,16 @@ impl Items {
             directory.resize(end, 0);
             items.insert(number, content);
         }
-        items.insert(item::DIRECTORY, directory.into());
-        items.insert(item::SIGNATURE, (*b"QEMU").into());
-        items.insert(item::FEATURES, 0b11u32.to_le_bytes().into());
+        items.insert(item::DIRECTORY, Content::Fixed(directory.into()));
+        items.insert(item::SIGNATURE, Content::Fixed((*b"QEMU").into()));
+        items.insert(item::FEATURES, Content::Fixed(0b11u32.to_le_bytes().into()));
         items
     }
 }
 
 /// The device.
 pub struct FirmwareConfiguration {
-    items: BTreeMap<u16, Arc<[u8]>>,
+    items: BTreeMap<u16, Content>,
     /// The selected item, from where the next byte comes.
     selected: Arc<[u8]>,
     offset: usize,
@@ -172,13 +226,14 @@ impl std::fmt::Debug for FirmwareConfiguration {
 impl FirmwareConfiguration {
     /// A device that tells these items, and copies them into this memory when it is asked to.
     pub fn new(items: Items, memory: GuestMemoryMmap<()>) -> Self {
-        let items = items.finish();
-        let selected = items.get(&item::SIGNATURE).cloned().unwrap_or_default();
-        Self { items, selected, offset: 0, dma_high: 0, memory }
+        let mut device =
+            Self { items: items.finish(), selected: Arc::default(), offset: 0, dma_high: 0, memory };
+        device.select(item::SIGNATURE);
+        device
     }
 
     fn select(&mut self, number: u16) {
-        self.selected = self.items.get(&number).cloned().unwrap_or_default();
+        self.selected = self.items.get_mut(&number).map(Content::bytes).unwrap_or_default();
         self.offset = 0;
     }
 
@@ -398,6 +453,26 @@ mod tests {
         // A command that is nowhere.
         assert_eq!(device.write(DMA_HIGH, &[0xff; 4]), Effect::None);
         assert_eq!(device.write(DMA_LOW, &[0xff; 4]), Effect::None);
+    }
+
+    #[test]
+    fn what_is_made_is_made_when_it_is_selected_and_as_long_as_was_said() {
+        let mut items = Items::new();
+        let mut times = 0;
+        let make = move || {
+            times += 1;
+            vec![times; 2 + usize::from(times)]
+        };
+        items.add_made("etc/made", 4, make).unwrap();
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let mut device = FirmwareConfiguration::new(items, memory);
+        let (size, number) = file(&mut device, "etc/made");
+        assert_eq!(size, 4);
+        for expected in [[1, 1, 1, 0], [2, 2, 2, 2], [3, 3, 3, 3]] {
+            select(&mut device, number);
+            assert_eq!(bytes(&mut device), expected);
+            assert_eq!(bytes(&mut device), [0]);
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use vm_memory::GuestMemoryMmap;
 
 use super::error::BuildError;
 use super::resources::HostResources;
-use crate::acpi::{AcpiMachine, AcpiTables, IntervalTimer, LegacyDevices};
+use crate::acpi::{AcpiMachine, AcpiTables, IntervalTimer, LegacyDevices, PciPlaces};
 use crate::layout::{self, MemoryLayout};
 use crate::vcpu_thread::AddressSpaces;
 
@@ -85,7 +85,7 @@ impl Board {
     ) -> Result<u64, BuildError> {
         let apic_ids: Vec<u32> = (0..topology.vcpus()).map(|index| topology.apic_id(index)).collect();
         let tables = AcpiTables::build(&AcpiMachine {
-            layout,
+            pci: PciPlaces::of(layout),
             apic_ids: &apic_ids,
             interval_timer: IntervalTimer::PinZero,
             legacy: self.legacy,
