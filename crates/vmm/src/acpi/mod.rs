@@ -19,6 +19,8 @@ mod table;
 
 use std::ops::Range;
 
+use platform::board::HOST_BRIDGE;
+use platform::pci::DeviceFunction;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::layout::{self, BIOS_AREA, MemoryLayout};
@@ -58,6 +60,30 @@ impl PciPlaces {
             window_32: layout::PCI_WINDOW_32,
             window_64: layout.pci_window_64(),
         }
+    }
+
+    /// As firmware has placed them: it chooses where configuration space is, which divides the hole below 4 GiB, and puts some
+    /// functions above everything.
+    pub fn placed(&self, mapped: &[(DeviceFunction, Range<u64>)]) -> Self {
+        let mut placed = self.clone();
+        let functions = || mapped.iter().filter(|(at, _)| *at != HOST_BRIDGE).map(|(_, range)| range);
+        let bridge = mapped.iter().find(|(at, _)| *at == HOST_BRIDGE);
+        if let Some((_, configuration)) = bridge.filter(|(_, range)| range.end <= layout::IO_APIC.start) {
+            placed.configuration = configuration.clone();
+            let below = layout::LOW_RAM_LIMIT..configuration.start;
+            let above = configuration.end..layout::IO_APIC.start;
+            let in_use = |window: &Range<u64>| functions().any(|range| window.contains(&range.start));
+            let longer = |window: &Range<u64>, other: &Range<u64>| {
+                window.end.saturating_sub(window.start) >= other.end.saturating_sub(other.start)
+            };
+            let use_above = in_use(&above) || !in_use(&below) && longer(&above, &below);
+            placed.window_32 = if use_above { above } else { below };
+        }
+        for range in functions().filter(|range| range.start >= layout::HIGH_RAM_START) {
+            placed.window_64.start = placed.window_64.start.min(range.start);
+            placed.window_64.end = placed.window_64.end.max(range.end);
+        }
+        placed
     }
 }
 
