@@ -36,6 +36,11 @@ impl MemorySlot {
         Self { index, guest_base: region.start_addr().0, mapping: region.get_mmap(), access }
     }
 
+    /// Its number.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     fn request(&self) -> kvm_userspace_memory_region {
         let flags = match self.access {
             SlotAccess::ReadWrite => 0,

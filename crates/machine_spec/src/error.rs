@@ -8,8 +8,18 @@ use crate::wire::MacAddress;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Nothing to boot.
-    #[error("no kernel: a machine needs one to boot, give its path with --kernel (payload.kernel)")]
-    NoKernel,
+    #[error(
+        "no kernel and no firmware: a machine needs one to boot, give its path with --kernel (payload.kernel) or --firmware (payload.firmware)"
+    )]
+    NothingToBoot,
+    /// Something for a kernel or firmware that is not there.
+    #[error("{option} without {needs}: give --{needs}, or leave --{option} out")]
+    Without {
+        /// What was given.
+        option: &'static str,
+        /// What it is for.
+        needs: &'static str,
+    },
     /// A kernel command line with a character that would end it or that cannot be in it.
     #[error("kernel command line: it has a control character at byte {position}: remove it")]
     CommandLine {

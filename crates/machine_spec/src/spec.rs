@@ -116,15 +116,35 @@ pub enum MemoryBacking {
 /// What runs first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BootSpec {
-    /// A Linux kernel (bzImage by the 64-bit boot protocol, or an ELF image with a PVH note).
-    Kernel {
-        /// The kernel image.
-        kernel: PathBuf,
-        /// Initial RAM file system.
-        initramfs: Option<PathBuf>,
-        /// Command line, without a terminating zero.
-        command_line: String,
+    /// A Linux kernel that is entered directly (bzImage by the 64-bit boot protocol, or an ELF image with a PVH note).
+    Kernel(KernelSpec),
+    /// Firmware, which boots from disks or the network.
+    Firmware {
+        /// What is in the flash memory.
+        firmware: FirmwareSpec,
+        /// A bzImage that the firmware boots instead.
+        kernel: Option<KernelSpec>,
     },
+}
+
+/// A kernel and what it is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelSpec {
+    /// The kernel image.
+    pub image: PathBuf,
+    /// Initial RAM file system.
+    pub initramfs: Option<PathBuf>,
+    /// Command line, without a terminating zero.
+    pub command_line: String,
+}
+
+/// Firmware and what it remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirmwareSpec {
+    /// The program: a BIOS (SeaBIOS), or the code of UEFI (OVMF).
+    pub image: PathBuf,
+    /// The flash memory with variables of UEFI, which is written; none for a BIOS.
+    pub variables: Option<PathBuf>,
 }
 
 /// A disk.

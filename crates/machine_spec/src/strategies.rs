@@ -48,10 +48,16 @@ fn memory() -> impl Strategy<Value = MemoryConfig> {
 }
 
 fn payload() -> impl Strategy<Value = PayloadConfig> {
-    (path(), of("[ -~]{0,30}"), of(path())).prop_map(|(kernel, cmdline, initramfs)| PayloadConfig {
-        kernel: Some(kernel),
-        cmdline,
-        initramfs,
+    let kernel = (path(), of("[ -~]{0,30}"), of(path()));
+    let firmware = (path(), of(path()));
+    (0..3, kernel, firmware).prop_map(|(which, (kernel, cmdline, initramfs), (firmware, nvram))| {
+        let kernel = PayloadConfig { kernel: Some(kernel), cmdline, initramfs, ..PayloadConfig::default() };
+        let firmware = Some(firmware);
+        match which {
+            0 => kernel,
+            1 => PayloadConfig { firmware, nvram, ..PayloadConfig::default() },
+            _ => PayloadConfig { firmware, nvram, ..kernel },
+        }
     })
 }
 

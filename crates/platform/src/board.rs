@@ -33,6 +33,8 @@ pub const ACPI_DISABLE: u8 = 0x03;
 pub const SERIAL_PORTS: Range<u64> = 0x3f8..0x400;
 /// Interrupt of the first serial port.
 pub const SERIAL_IRQ: u32 = 4;
+/// What firmware is told (QEMU, docs/specs/fw_cfg.rst): selector, data and DMA address.
+pub const FIRMWARE_CONFIGURATION_PORTS: Range<u64> = 0x510..0x51c;
 /// ACPI power management block (ICH9 `PMBASE`, 128 bytes).
 pub const PM_BASE: u16 = 0x600;
 /// The ports of the power management block.

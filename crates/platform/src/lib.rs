@@ -6,7 +6,8 @@
 //!
 //! - Contracts: [`register_file`], [`bus`], [`interrupt`], [`worker`].
 //! - PCI Express: [`pci`].
-//! - Board devices: [`uart`] (on a [`character`] backend), [`rtc`], [`i8042`], [`power`], [`system_ports`]; where they
+//! - Board devices: [`uart`] (on a [`character`] backend), [`rtc`], [`i8042`], [`power`], [`system_ports`],
+//!   [`firmware_configuration`], [`flash`]; where they
 //!   are is in [`board`].
 //! - Logging that a guest can trigger: [`guest_warn!`].
 //!
@@ -16,6 +17,8 @@
 pub mod board;
 pub mod bus;
 pub mod character;
+pub mod firmware_configuration;
+pub mod flash;
 pub mod i8042;
 pub mod interrupt;
 pub mod pci;

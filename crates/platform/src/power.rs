@@ -43,6 +43,10 @@ const PM_TIMER: u64 = 0x08;
 const GPE0_STATUS: u64 = 0x20;
 const GPE0_ENABLE: u64 = 0x28;
 const GPE0_END: u64 = 0x30;
+const SMI_ENABLE: u64 = 0x30;
+/// SMI_EN (ICH9, 13.8.3.7): writes to the APM port make SMIs. There is no system management mode, and firmware that finds this set
+/// believes that somebody else has set it up.
+const SMI_ENABLE_APM: u8 = 1 << 5;
 
 /// How many general purpose events there are.
 pub const GPE_COUNT: u8 = 64;
@@ -96,6 +100,7 @@ impl State {
             PM1_CONTROL..PM_TIMER => byte(u64::from(self.control), PM1_CONTROL),
             GPE0_STATUS..GPE0_ENABLE => byte(self.gpe_status, GPE0_STATUS),
             GPE0_ENABLE..GPE0_END => byte(self.gpe_enable, GPE0_ENABLE),
+            SMI_ENABLE => SMI_ENABLE_APM,
             _ => 0,
         }
     }

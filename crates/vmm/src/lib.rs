@@ -11,6 +11,7 @@ pub mod boot;
 pub mod control;
 mod driver;
 mod event_monitor;
+mod firmware;
 pub mod layout;
 mod machine;
 pub mod memory;

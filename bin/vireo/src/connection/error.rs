@@ -70,8 +70,10 @@ impl Exit {
     fn of(error: &RpcError) -> Self {
         use ErrorCode::*;
         match error.code {
-            NoDomain | NoNetwork | NoNetworkPort | NoStoragePool | NoStorageVolume | NoNodeDevice | NoInterface
-            | NoNetworkFilter | NoSecret | NoSnapshot | NoMetadata | DeviceMissing => Self::NoSuchObject,
+            NoDomain | NoNetwork | NoNetworkPort | NoStoragePool | NoStorageVolume | NoNodeDevice
+            | NoInterface | NoNetworkFilter | NoSecret | NoSnapshot | NoMetadata | DeviceMissing => {
+                Self::NoSuchObject
+            }
             OperationInvalid => Self::WrongState,
             OperationDenied | AccessDenied | AuthFailed => Self::Denied,
             OperationTimeout | AgentUnresponsive => Self::TimedOut,

@@ -73,8 +73,8 @@ impl PortArgument {
     fn find(&self, connection: &mut Connection) -> Result<RemoteNetworkPort, Error> {
         let given = &self.port;
         let network = self.network.find(connection)?;
-        let uuid =
-            uuid(given).ok_or_else(|| Error::usage(format!("{given:?} is not a UUID, by which ports are known")))?;
+        let uuid = uuid(given)
+            .ok_or_else(|| Error::usage(format!("{given:?} is not a UUID, by which ports are known")))?;
         match connection.call(&NetworkPortLookupByUuid { network, uuid }) {
             Ok(reply) => Ok(reply.port),
             Err(error) if is(&error, &[ErrorCode::NoNetworkPort]) => {

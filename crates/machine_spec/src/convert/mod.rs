@@ -15,7 +15,7 @@ use std::path::PathBuf;
 pub(crate) use devices::check_balloon;
 
 use crate::error::SpecError;
-use crate::spec::{BootSpec, MachineSpec, OnReset};
+use crate::spec::{BootSpec, FirmwareSpec, KernelSpec, MachineSpec, OnReset};
 use crate::wire::{OnResetConfig, PayloadConfig, VmConfig};
 
 impl MachineSpec {
@@ -87,17 +87,12 @@ impl From<&MachineSpec> for VmConfig {
             console_ports,
             on_reset,
         } = spec;
-        let BootSpec::Kernel { kernel, initramfs, command_line } = boot;
         let (serial, console, console_ports) =
             characters::describe(serial, serial_log.as_deref(), console_ports);
         Self {
             cpus: processors_and_memory::describe_cpus(*cpus),
             memory: processors_and_memory::describe_memory(memory),
-            payload: PayloadConfig {
-                kernel: Some(kernel.clone()),
-                cmdline: Some(command_line.clone()),
-                initramfs: initramfs.clone(),
-            },
+            payload: describe_boot(boot),
             disks: Some(disks.iter().map(disks::describe_disk).collect()),
             net: Some(nets.iter().map(devices::describe_net).collect()),
             rng: rng.as_ref().map(devices::describe_rng),
@@ -115,13 +110,45 @@ impl From<&MachineSpec> for VmConfig {
 }
 
 fn boot(payload: PayloadConfig) -> Result<BootSpec, SpecError> {
-    let PayloadConfig { kernel, cmdline, initramfs } = payload;
-    let kernel = checked_path("payload", "kernel", kernel.ok_or(SpecError::NoKernel)?)?;
-    let initramfs = initramfs.map(|path| checked_path("payload", "initramfs", path)).transpose()?;
-    let command_line = cmdline.unwrap_or_default();
-    match command_line.bytes().position(|byte| byte.is_ascii_control()) {
-        Some(position) => Err(SpecError::CommandLine { position }),
-        None => Ok(BootSpec::Kernel { kernel, initramfs, command_line }),
+    let PayloadConfig { kernel, cmdline, initramfs, firmware, nvram } = payload;
+    let path =
+        |option, path: Option<PathBuf>| path.map(|path| checked_path("payload", option, path)).transpose();
+    let kernel = match path("kernel", kernel)? {
+        Some(image) => {
+            let command_line = cmdline.unwrap_or_default();
+            if let Some(position) = command_line.bytes().position(|byte| byte.is_ascii_control()) {
+                return Err(SpecError::CommandLine { position });
+            }
+            Some(KernelSpec { image, initramfs: path("initramfs", initramfs)?, command_line })
+        }
+        None if firmware.is_none() => return Err(SpecError::NothingToBoot),
+        None if initramfs.is_some() => {
+            return Err(SpecError::Without { option: "initramfs", needs: "kernel" });
+        }
+        None if cmdline.is_some() => return Err(SpecError::Without { option: "cmdline", needs: "kernel" }),
+        None => None,
+    };
+    match (path("firmware", firmware)?, path("nvram", nvram)?, kernel) {
+        (Some(image), variables, kernel) => {
+            Ok(BootSpec::Firmware { firmware: FirmwareSpec { image, variables }, kernel })
+        }
+        (None, Some(_), _) => Err(SpecError::Without { option: "nvram", needs: "firmware" }),
+        (None, None, Some(kernel)) => Ok(BootSpec::Kernel(kernel)),
+        (None, None, None) => Err(SpecError::NothingToBoot),
+    }
+}
+
+fn describe_boot(boot: &BootSpec) -> PayloadConfig {
+    let (firmware, kernel) = match boot {
+        BootSpec::Kernel(kernel) => (None, Some(kernel)),
+        BootSpec::Firmware { firmware, kernel } => (Some(firmware), kernel.as_ref()),
+    };
+    PayloadConfig {
+        kernel: kernel.map(|kernel| kernel.image.clone()),
+        cmdline: kernel.map(|kernel| kernel.command_line.clone()),
+        initramfs: kernel.and_then(|kernel| kernel.initramfs.clone()),
+        firmware: firmware.map(|firmware| firmware.image.clone()),
+        nvram: firmware.and_then(|firmware| firmware.variables.clone()),
     }
 }
 

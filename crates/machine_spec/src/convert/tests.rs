@@ -61,7 +61,16 @@ fn the_terminal_goes_to_the_serial_port_only_when_no_character_device_is_describ
 #[test]
 fn processors_and_memory_out_of_bounds_are_refused() {
     for (text, expected) in [
-        (refusal(|c| c.payload.kernel = None), "no kernel"),
+        (refusal(|c| c.payload.kernel = None), "no kernel and no firmware"),
+        (refusal(|c| c.payload.nvram = Some("v".into())), "nvram without firmware"),
+        (
+            refusal(|c| {
+                (c.payload.kernel, c.payload.firmware) = (None, Some("f".into()));
+                c.payload.initramfs = Some("i".into());
+            }),
+            "initramfs without kernel",
+        ),
+        (refusal(|c| c.payload.firmware = Some("".into())), "payload: firmware \"\" is empty"),
         (refusal(|c| c.payload.kernel = Some("".into())), "payload: kernel \"\" is empty"),
         (refusal(|c| c.payload.initramfs = Some("a\0b".into())), "has a zero byte"),
         (refusal(|c| c.payload.cmdline = Some("a\nb".into())), "control character at byte 1"),

@@ -71,6 +71,8 @@ impl MachineFlags {
             "memory" => config.memory = memory(value)?,
             "kernel" => config.payload.kernel = Some(PathBuf::from(plain_value(name, value)?)),
             "initramfs" => config.payload.initramfs = Some(PathBuf::from(plain_value(name, value)?)),
+            "firmware" => config.payload.firmware = Some(PathBuf::from(plain_value(name, value)?)),
+            "nvram" => config.payload.nvram = Some(PathBuf::from(plain_value(name, value)?)),
             "cmdline" => config.payload.cmdline = Some(value.to_owned()),
             "disk" => config.disks.get_or_insert_default().push(disk(value)?),
             "net" => config.net.get_or_insert_default().push(net(value)?),

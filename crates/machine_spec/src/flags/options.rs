@@ -28,6 +28,18 @@ pub const OPTIONS: &[MachineOption] = &[
         repeatable: false,
         help: "Kernel to boot: a bzImage, or an ELF image with a PVH note",
     },
+    MachineOption {
+        name: "firmware",
+        value: "FILE",
+        repeatable: false,
+        help: "Firmware that boots from disks or the network: a BIOS (SeaBIOS), or the code of UEFI (OVMF)",
+    },
+    MachineOption {
+        name: "nvram",
+        value: "FILE",
+        repeatable: false,
+        help: "What UEFI firmware remembers: a copy of the variables that belong to its code; it is written",
+    },
     MachineOption { name: "initramfs", value: "FILE", repeatable: false, help: "Initial RAM file system" },
     MachineOption { name: "cmdline", value: "TEXT", repeatable: false, help: "Kernel command line" },
     MachineOption {

@@ -30,6 +30,8 @@ pub fn spell(config: &VmConfig) -> Vec<String> {
     let mut words = Words::default();
     let ports = console_ports.as_deref().unwrap_or_default();
     words.optional("kernel", payload.kernel.as_deref().map(lossy));
+    words.optional("firmware", payload.firmware.as_deref().map(lossy));
+    words.optional("nvram", payload.nvram.as_deref().map(lossy));
     words.optional("initramfs", payload.initramfs.as_deref().map(lossy));
     words.optional("cmdline", payload.cmdline.clone());
     words.option("cpus", spell_cpus(cpus));

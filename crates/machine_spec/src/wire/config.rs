@@ -202,7 +202,7 @@ wire_object! {
     /// What runs first.
     #[derive(Debug, Clone, PartialEq, Eq, Default)]
     pub struct PayloadConfig {
-        /// A bzImage, or an ELF image with a PVH note. Must be given.
+        /// A bzImage, or an ELF image with a PVH note; with firmware, a bzImage that the firmware boots.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub kernel: Option<PathBuf>,
         /// The kernel's command line.
@@ -211,9 +211,14 @@ wire_object! {
         /// Initial RAM file system.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub initramfs: Option<PathBuf>,
+        /// Firmware: a BIOS, or the code of UEFI. This or a kernel must be given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub firmware: Option<PathBuf>,
+        /// An addition: the file with the variables of UEFI, which is written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub nvram: Option<PathBuf>,
     }
     unsupported {
-        firmware,
         igvm,
         host_data,
         fw_cfg_config,

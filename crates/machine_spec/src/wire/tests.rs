@@ -12,7 +12,7 @@ fn a_description_as_a_client_of_cloud_hypervisor_sends_it_is_taken() {
                     "affinity":null,"features":{"amx":false},"nested":true,"core_scheduling":"Vm"},
             "memory":{"size":1073741824,"mergeable":false,"hotplug_method":"Acpi","hotplug_size":0,
                       "shared":true,"hugepages":false,"prefault":false,"reserve":false,"zones":[],"thp":true},
-            "payload":{"kernel":"/k","cmdline":"console=hvc0","firmware":null,"host_data":null},
+            "payload":{"kernel":"/k","cmdline":"console=hvc0","igvm":null,"host_data":null},
             "disks":[{"path":"/d","readonly":true,"iommu":false,"vhost_user":false,"vhost_socket":null,
                       "num_queues":2,"queue_size":128,"rate_limiter_config":{"bandwidth":null,"ops":null},
                       "pci_segment":0,"image_type":"Raw","sparse":true}],

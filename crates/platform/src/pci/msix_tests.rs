@@ -69,7 +69,7 @@ fn a_masked_vector_becomes_pending_and_is_sent_once_when_unmasked() {
     assert_eq!(msix.notify(2), Notified::Pending);
     assert_eq!(msix.notify(2), Notified::Pending);
     assert_eq!(pending(&msix), 0b100);
-    assert_eq!(*sink.signalled.lock(), []);
+    assert_eq!(*sink.signalled.lock(), Vec::<u16>::new());
     msix.write_table(2 * 16 + 12, &0u32.to_le_bytes());
     assert_eq!(*sink.signalled.lock(), [2]);
     assert_eq!(pending(&msix), 0);
@@ -96,7 +96,7 @@ fn a_disabled_or_absent_vector_sends_nothing() {
     msix.set_control(CONTROL_ENABLE);
     assert_eq!(msix.notify(2), Notified::Disabled);
     assert_eq!(pending(&msix), 0);
-    assert_eq!(*sink.signalled.lock(), []);
+    assert_eq!(*sink.signalled.lock(), Vec::<u16>::new());
 }
 
 #[test]

@@ -205,6 +205,13 @@ impl PciRoot {
         Ok(())
     }
 
+    /// Where the functions' BARs answer now; ECAM is the host bridge's.
+    pub fn mapped(&self) -> Vec<(DeviceFunction, Range<u64>)> {
+        let layout = self.layout.lock();
+        let bars = layout.bars.iter().flat_map(|(at, bars)| bars.iter().map(|bar| (*at, bar.mapped.clone())));
+        bars.filter_map(|(at, mapped)| Some((at, mapped?))).collect()
+    }
+
     fn function(&self, at: DeviceFunction) -> Option<SharedFunction> {
         self.slots.read().get(&at).map(|slot| Arc::clone(&slot.function))
     }

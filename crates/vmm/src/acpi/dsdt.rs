@@ -10,8 +10,8 @@ use acpi_tables::aml::{
 use acpi_tables::{Aml, AmlSink};
 
 use super::table::table;
-use super::{AcpiMachine, LegacyDevices, ports};
-use crate::layout::{ECAM, MemoryLayout, PCI_LAST_BUS, PCI_WINDOW_32};
+use super::{AcpiMachine, LegacyDevices, PciPlaces, ports};
+use crate::layout::PCI_LAST_BUS;
 
 /// Revision 2 makes integers 64 bits wide.
 const REVISION: u8 = 2;
@@ -65,7 +65,11 @@ pub(super) fn build(machine: &AcpiMachine<'_>) -> Vec<u8> {
     let mut body = Vec::new();
     Scope::new(
         Path::new("_SB_"),
-        vec![&pci_host_bridge(machine.layout, machine.legacy), &motherboard(), &processors(machine)],
+        vec![
+            &pci_host_bridge(&machine.pci, machine.legacy),
+            &motherboard(&machine.pci),
+            &processors(machine),
+        ],
     )
     .to_aml_bytes(&mut body);
     let sleep = Package::new(vec![&ports::SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
@@ -73,7 +77,7 @@ pub(super) fn build(machine: &AcpiMachine<'_>) -> Vec<u8> {
     table(*b"DSDT", REVISION, &body)
 }
 
-fn pci_host_bridge(layout: &MemoryLayout, legacy: LegacyDevices) -> Ready {
+fn pci_host_bridge(places: &PciPlaces, legacy: LegacyDevices) -> Ready {
     let mut device = Ready(Vec::new());
     Device::new(
         Path::new("PCI0"),
@@ -81,7 +85,7 @@ fn pci_host_bridge(layout: &MemoryLayout, legacy: LegacyDevices) -> Ready {
             &Name::new(Path::new("_HID"), &EISAName::new("PNP0A08")),
             &Name::new(Path::new("_CID"), &EISAName::new("PNP0A03")),
             &Name::new(Path::new("_UID"), &ZERO),
-            &pci_resources(layout),
+            &pci_resources(places),
             &Name::new(Path::new("_PRT"), &pci_interrupts()),
             &pci_control(),
             &lpc_bridge(legacy),
@@ -92,10 +96,10 @@ fn pci_host_bridge(layout: &MemoryLayout, legacy: LegacyDevices) -> Ready {
 }
 
 /// `_CRS`: what the bridge itself decodes and what it forwards.
-fn pci_resources(layout: &MemoryLayout) -> Name {
+fn pci_resources(places: &PciPlaces) -> Name {
     let uncached = AddressSpaceCacheable::NotCacheable;
     let low = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
-    let window = layout.pci_window_64();
+    let PciPlaces { window_32, window_64, .. } = places;
     Name::new(
         Path::new("_CRS"),
         &ResourceTemplate::new(vec![
@@ -106,11 +110,17 @@ fn pci_resources(layout: &MemoryLayout) -> Name {
             &AddressSpace::<u32>::new_memory(
                 uncached,
                 true,
-                low(PCI_WINDOW_32.start),
-                low(PCI_WINDOW_32.end - 1),
+                low(window_32.start),
+                low(window_32.end.saturating_sub(1)),
                 None,
             ),
-            &AddressSpace::<u64>::new_memory(uncached, true, window.start, window.end - 1, None),
+            &AddressSpace::<u64>::new_memory(
+                uncached,
+                true,
+                window_64.start,
+                window_64.end.saturating_sub(1),
+                None,
+            ),
         ]),
     )
 }
@@ -205,7 +215,8 @@ fn isa_device(name: &str, identifier: &str, resources: Vec<&dyn Aml>) -> Ready {
 }
 
 /// Resources of the board that no other device claims: configuration space, power management and SMI command ports.
-fn motherboard() -> Ready {
+fn motherboard(places: &PciPlaces) -> Ready {
+    let configuration = &places.configuration;
     let low = |address: u64| u32::try_from(address).unwrap_or(u32::MAX);
     let mut device = Ready(Vec::new());
     device.push(&Device::new(
@@ -216,7 +227,11 @@ fn motherboard() -> Ready {
             &Name::new(
                 Path::new("_CRS"),
                 &ResourceTemplate::new(vec![
-                    &Memory32Fixed::new(true, low(ECAM.start), low(ECAM.end - ECAM.start)),
+                    &Memory32Fixed::new(
+                        true,
+                        low(configuration.start),
+                        low(configuration.end - configuration.start),
+                    ),
                     &IO::new(ports::PM_BASE, ports::PM_BASE, 1, ports::PM_BYTES),
                     &IO::new(ports::SMI_COMMAND_PORT, ports::SMI_COMMAND_PORT, 1, 2),
                 ]),

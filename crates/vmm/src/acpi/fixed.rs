@@ -1,13 +1,14 @@
 //! Fixed hardware: FADT (section 5.2.9) and FACS (section 5.2.10).
 
-use super::table::table;
+use super::table::{HEADER_LENGTH, table};
 use super::{AcpiMachine, ports};
 
 /// The FACS must be aligned to 64 bytes.
 pub(super) const FACS_ALIGNMENT: usize = 64;
 
 const FADT_LENGTH: usize = 276;
-const HEADER_LENGTH: usize = 36;
+/// Where it has addresses of other tables, and in how many bytes: the FACS once, the DSDT twice.
+pub(super) const FADT_POINTERS: [(usize, u8); 3] = [(40, 4), (132, 8), (140, 8)];
 /// Major version; the minor one is a field of its own.
 const FADT_REVISION: u8 = 6;
 const FADT_MINOR_REVISION: u8 = 3;

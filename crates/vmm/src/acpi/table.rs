@@ -1,18 +1,21 @@
 //! What all tables have in common, and the tables that only point to something: RSDP, XSDT, MCFG.
 
-use crate::layout::{ECAM, PCI_LAST_BUS};
+use crate::layout::PCI_LAST_BUS;
 
 const OEM_ID: [u8; 6] = *b"VIREO ";
 const OEM_TABLE_ID: [u8; 8] = *b"VIREOVMM";
 const CREATOR_ID: [u8; 4] = *b"VREO";
 /// Of table contents and of the program that made them.
 const REVISION: u32 = 1;
-const CHECKSUM: usize = 9;
+/// Where a table's checksum is, one byte.
+pub(super) const CHECKSUM: usize = 9;
+/// Length of the header that all tables have (section 5.2.6).
+pub(super) const HEADER_LENGTH: usize = 36;
 
 /// Length of the root pointer's structure from ACPI 2.0 on (section 5.2.5.3).
 pub(super) const ROOT_POINTER_LENGTH: usize = 36;
 /// What the first revision's checksum covers.
-const ROOT_POINTER_LENGTH_1: usize = 20;
+pub(super) const ROOT_POINTER_LENGTH_1: usize = 20;
 
 /// What must be added to make the bytes' sum zero.
 fn checksum(bytes: &[u8]) -> u8 {
@@ -36,6 +39,11 @@ pub(super) fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     table
 }
 
+/// Where the root pointer's two checksums are, and the address of the list of tables.
+pub(super) const ROOT_POINTER_CHECKSUM_1: usize = 8;
+pub(super) const ROOT_POINTER_CHECKSUM: usize = 32;
+pub(super) const ROOT_POINTER_XSDT: usize = 24;
+
 /// The root pointer (section 5.2.5.3): revision 2, without the old 32-bit table list.
 pub(super) fn root_pointer(xsdt: u64) -> [u8; ROOT_POINTER_LENGTH] {
     let mut pointer = [0; ROOT_POINTER_LENGTH];
@@ -43,9 +51,9 @@ pub(super) fn root_pointer(xsdt: u64) -> [u8; ROOT_POINTER_LENGTH] {
     pointer[9..15].copy_from_slice(&OEM_ID);
     pointer[15] = 2;
     pointer[20..24].copy_from_slice(&36u32.to_le_bytes());
-    pointer[24..32].copy_from_slice(&xsdt.to_le_bytes());
-    pointer[8] = checksum(&pointer[..ROOT_POINTER_LENGTH_1]);
-    pointer[32] = checksum(&pointer);
+    pointer[ROOT_POINTER_XSDT..][..8].copy_from_slice(&xsdt.to_le_bytes());
+    pointer[ROOT_POINTER_CHECKSUM_1] = checksum(&pointer[..ROOT_POINTER_LENGTH_1]);
+    pointer[ROOT_POINTER_CHECKSUM] = checksum(&pointer);
     pointer
 }
 
@@ -56,9 +64,9 @@ pub(super) fn xsdt(addresses: &[u64]) -> Vec<u8> {
 }
 
 /// Where PCIe configuration space is (PCI Firmware Specification 3.2, section 4.1.2).
-pub(super) fn mcfg() -> Vec<u8> {
+pub(super) fn mcfg(configuration: u64) -> Vec<u8> {
     let mut body = vec![0; 8];
-    body.extend(ECAM.start.to_le_bytes());
+    body.extend(configuration.to_le_bytes());
     body.extend(0u16.to_le_bytes()); // segment
     body.extend([0, PCI_LAST_BUS]);
     body.extend([0; 4]);

@@ -18,7 +18,7 @@ fn layout() -> MemoryLayout {
 
 fn build(apic_ids: &[u32], interval_timer: IntervalTimer, legacy: LegacyDevices) -> AcpiTables {
     let layout = layout();
-    AcpiTables::build(&AcpiMachine { layout: &layout, apic_ids, interval_timer, legacy }).unwrap()
+    AcpiTables::build(&AcpiMachine { pci: PciPlaces::of(&layout), apic_ids, interval_timer, legacy }).unwrap()
 }
 
 fn sum(bytes: &[u8]) -> u8 {
@@ -105,7 +105,7 @@ fn the_tables_stay_inside_their_reserved_area() {
     }));
     let layout = layout();
     let machine = |apic_ids| AcpiMachine {
-        layout: &layout,
+        pci: PciPlaces::of(&layout),
         apic_ids,
         interval_timer: IntervalTimer::PinTwo,
         legacy: ALL,

@@ -126,7 +126,13 @@ fn full_config() -> VmConfig {
             ..CpusConfig::default()
         },
         memory: MemoryConfig { hugepage_size: Some(2 << 20), ..MemoryConfig::default() },
-        payload: PayloadConfig { kernel: path(), cmdline: Some(String::new()), initramfs: path() },
+        payload: PayloadConfig {
+            kernel: path(),
+            cmdline: Some(String::new()),
+            initramfs: path(),
+            firmware: path(),
+            nvram: path(),
+        },
         disks: Some(vec![DiskConfig {
             path: path(),
             image_type: Some(ImageType::Raw),

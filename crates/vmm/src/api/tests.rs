@@ -343,7 +343,7 @@ fn a_bad_description_is_refused_before_the_driver() {
         ("\u{0}", "expected value"),
         (r#"{"payload":{},"colour":1}"#, "unknown field `colour`"),
         (r#"{"payload":{},"watchdog":true}"#, "field `watchdog` is not supported"),
-        (r#"{"payload":{}}"#, "no kernel"),
+        (r#"{"payload":{}}"#, "no kernel and no firmware"),
         (r#"{"payload":{"kernel":"/k"},"memory":{"size":1}}"#, "at least 64M"),
         (r#"{"payload":{"kernel":"/k"},"memory":{"size":-1}}"#, "expected u64"),
         (r#"{"payload":{"kernel":"/k"}} x"#, "trailing characters"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kvm_host::{Topology, Vm};
 use parking_lot::Mutex;
+use platform::firmware_configuration::FirmwareConfiguration;
 use platform::i8042::I8042;
 use platform::pci::{ConfigPorts, HostBridge, LpcBridge, PciRoot};
 use platform::power::{AcpiMode, PowerEvents, power_management};
@@ -15,7 +16,8 @@ use vm_memory::GuestMemoryMmap;
 
 use super::error::BuildError;
 use super::resources::HostResources;
-use crate::acpi::{AcpiMachine, AcpiTables, IntervalTimer, LegacyDevices};
+use crate::acpi::{AcpiFiles, AcpiMachine, AcpiTables, IntervalTimer, LegacyDevices, PciPlaces};
+use crate::firmware::items::Told;
 use crate::layout::{self, MemoryLayout};
 use crate::vcpu_thread::AddressSpaces;
 
@@ -39,13 +41,15 @@ impl Board {
             |gsi| -> Result<Arc<dyn InterruptLine>, BuildError> { Ok(Arc::new(vm.interrupt_line(gsi)?)) };
         let ports = &spaces.ports;
 
-        let host_bridge = HostBridge::new(Some(layout::ECAM.start));
+        // Firmware finds the board as after power-on, a kernel as firmware would leave it.
+        let with_firmware = resources.firmware.is_some();
+        let host_bridge = HostBridge::new((!with_firmware).then_some(layout::ECAM.start));
         pci.insert_host_bridge(board::HOST_BRIDGE, Arc::new(Mutex::new(host_bridge)))?;
         pci.insert(board::LPC_BRIDGE, Arc::new(Mutex::new(LpcBridge::new())))?;
         ports.insert(board::PCI_CONFIG_PORTS, shared(ConfigPorts::new(Arc::clone(pci))))?;
 
-        // ACPI is in charge from the start: nothing but an operating system runs here.
-        let (block, apm, power) = power_management(line(board::SCI_IRQ)?, AcpiMode::FromStart);
+        let mode = if with_firmware { AcpiMode::OnRequest } else { AcpiMode::FromStart };
+        let (block, apm, power) = power_management(line(board::SCI_IRQ)?, mode);
         ports.insert(board::PM_PORTS, shared(block))?;
         ports.insert(board::APM_PORTS, shared(apm))?;
 
@@ -83,9 +87,9 @@ impl Board {
         topology: Topology,
         layout: &MemoryLayout,
     ) -> Result<u64, BuildError> {
-        let apic_ids: Vec<u32> = (0..topology.vcpus()).map(|index| topology.apic_id(index)).collect();
+        let apic_ids = apic_ids(topology);
         let tables = AcpiTables::build(&AcpiMachine {
-            layout,
+            pci: PciPlaces::of(layout),
             apic_ids: &apic_ids,
             interval_timer: IntervalTimer::PinZero,
             legacy: self.legacy,
@@ -96,9 +100,52 @@ impl Board {
         Ok(tables.root_pointer())
     }
 
+    /// Makes the device that describes the machine to firmware.
+    pub(super) fn tell_firmware(
+        &self,
+        spaces: &AddressSpaces,
+        pci: &Arc<PciRoot>,
+        memory: &GuestMemoryMmap<()>,
+        topology: Topology,
+        layout: &MemoryLayout,
+        boot_order: &[String],
+    ) -> Result<(), BuildError> {
+        let apic_ids = apic_ids(topology);
+        let told = Told {
+            layout,
+            vcpus: u16::try_from(topology.vcpus()).unwrap_or(u16::MAX),
+            apic_ids: apic_ids.iter().max().map_or(1, |most| u16::try_from(most + 1).unwrap_or(u16::MAX)),
+            serial: self.legacy.serial,
+            boot_order,
+        };
+        let legacy = self.legacy;
+        let build = move |pci: PciPlaces| {
+            AcpiFiles::build(&AcpiMachine {
+                pci,
+                apic_ids: &apic_ids,
+                interval_timer: IntervalTimer::PinZero,
+                legacy,
+            })
+        };
+        let first = PciPlaces::of(layout);
+        let tables = build(first.clone())?;
+        let root = Arc::downgrade(pci);
+        let now = move || {
+            let root = root.upgrade()?;
+            build(first.placed(&root.mapped())).ok().map(|files| files.tables)
+        };
+        let device = FirmwareConfiguration::new(told.items(tables, now)?, memory.clone());
+        spaces.ports.insert(board::FIRMWARE_CONFIGURATION_PORTS, shared(device))?;
+        Ok(())
+    }
+
     pub(super) fn press_power_button(&self) {
         self.power.press_power_button();
     }
+}
+
+fn apic_ids(topology: Topology) -> Vec<u32> {
+    (0..topology.vcpus()).map(|index| topology.apic_id(index)).collect()
 }
 
 fn shared(device: impl RegisterFile + 'static) -> SharedDevice {

@@ -11,6 +11,7 @@ use virtio::pci::VirtioPciError;
 
 use crate::acpi::AcpiError;
 use crate::boot::{BootError, CommandLineError};
+use crate::firmware::FirmwareError;
 use crate::layout::LayoutError;
 use crate::memory::MemoryError;
 
@@ -40,6 +41,9 @@ pub(crate) enum BuildError {
     /// The kernel or its initramfs could not be loaded.
     #[error("{0}")]
     Boot(#[from] BootError),
+    /// The firmware can't be used.
+    #[error(transparent)]
+    Firmware(#[from] FirmwareError),
     /// The kernel's command line is bad.
     #[error("--cmdline: {0}")]
     CommandLine(#[from] CommandLineError),

@@ -40,6 +40,8 @@ pub(super) struct Host<'a> {
     pub(super) vm: &'a Arc<Vm>,
     pub(super) pci: &'a Arc<PciRoot>,
     pub(super) worker: WorkerHandle,
+    /// Firmware places the functions' registers.
+    pub(super) firmware: bool,
     /// Who hears of channels that are opened and closed, and of another size of the balloon.
     pub(super) events: &'a EventSink,
 }
@@ -269,10 +271,11 @@ impl Plugger<'_> {
             doorbells: Arc::clone(vm) as Arc<dyn platform::Doorbells>,
         };
         let bar = self.bars.allocate(BarWidth::Bits64, VirtioPciFunction::BAR_BYTES)?;
-        let place = PciPlace { bar: Some(bar.start), interrupt_line: u8::try_from(gsi).unwrap_or(u8::MAX) };
+        let bar = (!self.host.firmware).then_some(bar.start);
+        let place = PciPlace { bar, interrupt_line: u8::try_from(gsi).unwrap_or(u8::MAX) };
         let function = Arc::new(Mutex::new(VirtioPciFunction::new(device, wires, place)?));
         pci.insert(DeviceFunction::device_zero(slot), Arc::clone(&function) as _)?;
-        self.functions.push(Function { id: id.to_owned(), pci: function, counters });
+        self.functions.push(Function { id: id.to_owned(), slot, pci: function, counters });
         Ok(())
     }
 }

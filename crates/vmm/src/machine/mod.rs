@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use kvm_host::{Kvm, KvmFlavour, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
+use kvm_host::{Kvm, KvmFlavour, LegacyTimer, MemorySlot, SlotAccess, Topology, Vcpu, VcpuSpec, Vm, VmSpec};
 use machine_spec::MachineSpec;
-use machine_spec::spec::{BootSpec, CpuTopology, MemoryBacking};
+use machine_spec::spec::{BootSpec, CpuTopology, KernelSpec, MemoryBacking};
 use parking_lot::Mutex;
 use platform::Bus;
 use platform::pci::{BarAllocator, PciRoot};
@@ -65,6 +65,8 @@ pub(crate) struct Machine {
 pub(crate) struct Function {
     /// The device's identifier in the specification.
     pub(crate) id: String,
+    /// Its device number on bus 0.
+    slot: u8,
     pub(crate) pci: Arc<Mutex<VirtioPciFunction>>,
     pub(crate) counters: functions::Counters,
 }
@@ -101,23 +103,55 @@ impl Machine {
         let topology = topology(spec.cpus.topology)?;
         let layout = MemoryLayout::new(spec.memory.bytes, kvm.address_bits()?)?;
         let memory = Arc::new(crate::memory::build(&spec.memory, &layout)?);
-        let vm = Vm::build(kvm, VmSpec { memory: slots(&memory), ..VmSpec::default() })?;
+        let mut slots = slots(&memory);
+        let firmware = match &resources.firmware {
+            Some(image) => {
+                let placed = image.place(&memory, u32::try_from(slots.len()).unwrap_or(u32::MAX))?;
+                slots.extend(placed.slots.iter().cloned());
+                Some((image, placed))
+            }
+            None => None,
+        };
+        // Firmware and boot loaders count the ticks of the PC's first timer.
+        let timer = if firmware.is_some() { LegacyTimer::Pit } else { LegacyTimer::Absent };
+        let vm = Vm::build(kvm, VmSpec { memory: slots, timer })?;
         let mut vcpus = create_vcpus(&vm, topology)?;
 
         let spaces = AddressSpaces { ports: Arc::new(Bus::new()), memory: Arc::new(Bus::new()) };
         let pci = PciRoot::new(Arc::clone(&spaces.memory), None);
         let board = Board::build(&spaces, &pci, &vm, &layout, resources)?;
+        let with_firmware = firmware.is_some();
+        if let Some((image, placed)) = firmware {
+            placed.plug(image, &vm, &spaces.memory)?;
+        }
         let bars = BarAllocator::new(layout::PCI_WINDOW_32, layout.pci_window_64());
         let huge_page_bytes = match spec.memory.backing {
             MemoryBacking::HugePages { page_bytes, .. } => Some(page_bytes),
             MemoryBacking::Anonymous | MemoryBacking::Shared => None,
         };
         let worker = resources.worker.clone();
-        let host = functions::Host { memory: &memory, huge_page_bytes, vm: &vm, pci: &pci, worker, events };
+        let host = functions::Host {
+            memory: &memory,
+            huge_page_bytes,
+            vm: &vm,
+            pci: &pci,
+            worker,
+            firmware: with_firmware,
+            events,
+        };
         let (functions, channels_untold) = functions::plug_all(spec, resources, &host, bars)?;
 
-        let root_pointer = board.write_acpi(&memory, topology, &layout)?;
-        start_kernel(spec, &memory, &layout, root_pointer, &mut vcpus)?;
+        match &spec.boot {
+            BootSpec::Kernel(kernel) => {
+                let root_pointer = board.write_acpi(&memory, topology, &layout)?;
+                start_kernel(kernel, &memory, &layout, root_pointer, &mut vcpus)?;
+            }
+            BootSpec::Firmware { .. } => {
+                let order: Vec<String> = functions.iter().filter_map(Function::boot_name).collect();
+                board.tell_firmware(&spaces, &pci, &memory, topology, &layout, &order)?;
+                enter(&kvm_host::BootState::Reset, &mut vcpus)?;
+            }
+        }
         let vcpus = VcpuThreads::start(vcpus, &spaces, events, first)
             .map_err(|source| BuildError::Host { what: "starting a vCPU thread".into(), source })?;
         Ok(Self { vcpus, board, functions, channels_untold, _vm: vm, _memory: memory })
@@ -223,6 +257,16 @@ impl Machine {
 }
 
 impl Function {
+    /// What firmware calls it when it is to be booted from (the binding of Open Firmware for PCI; SeaBIOS's src/boot.c).
+    fn boot_name(&self) -> Option<String> {
+        let slot = self.slot;
+        match &self.counters {
+            functions::Counters::Block(_) => Some(format!("/pci@i0cf8/scsi@{slot:x}/disk@0,0")),
+            functions::Counters::Net(_) => Some(format!("/pci@i0cf8/ethernet@{slot:x}/ethernet-phy@0")),
+            _ => None,
+        }
+    }
+
     fn wait_paused(&self, deadline: Instant) -> bool {
         loop {
             // Waits a bounded time for the device's worker each time, without spinning.
@@ -254,30 +298,34 @@ fn create_vcpus(vm: &Arc<Vm>, topology: Topology) -> Result<Vec<Vcpu>, BuildErro
     Ok(created?)
 }
 
-/// Loads what runs first and sets the vCPUs to enter it.
+/// Loads a kernel and sets the vCPUs to enter it.
 fn start_kernel(
-    spec: &MachineSpec,
+    kernel: &KernelSpec,
     memory: &GuestMemory,
     layout: &MemoryLayout,
     acpi_root_pointer: u64,
     vcpus: &mut [Vcpu],
 ) -> Result<(), BuildError> {
-    let BootSpec::Kernel { kernel, initramfs, command_line } = &spec.boot;
+    let KernelSpec { image, initramfs, command_line } = kernel;
     let command_line = CommandLine::new(command_line)?;
     let boot = KernelBoot {
-        kernel,
+        kernel: image,
         initramfs: initramfs.as_deref(),
         command_line: &command_line,
         layout,
         acpi_root_pointer,
     };
-    let state = boot_state(boot::load(memory, &boot)?);
+    enter(&boot_state(boot::load(memory, &boot)?), vcpus)
+}
+
+/// Sets the first vCPU to begin in a state; the others wait until it starts them.
+fn enter(state: &kvm_host::BootState, vcpus: &mut [Vcpu]) -> Result<(), BuildError> {
     let Some((first, others)) = vcpus.split_first_mut() else {
         return Err(BuildError::Board("a machine without a vCPU".into()));
     };
-    first.set_boot_state(&state)?;
+    first.set_boot_state(state)?;
     for vcpu in others {
-        vcpu.set_boot_msrs(&state)?;
+        vcpu.set_boot_msrs(state)?;
     }
     Ok(())
 }

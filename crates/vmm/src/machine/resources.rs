@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use block_io::BlockBackend;
 use machine_spec::MachineSpec;
-use machine_spec::spec::{CharacterSpec, NetBackendSpec, NetSpec};
+use machine_spec::spec::{BootSpec, CharacterSpec, NetBackendSpec, NetSpec};
 use net_io::{NetBackend, NetError, Stream, Tap, TapOptions};
 use platform::character::{CharacterBackend, Endpoint, Existing};
 use platform::worker::WorkerHandle;
@@ -17,6 +17,7 @@ use virtio::block::BlockCounters;
 use super::disks;
 use super::error::BuildError;
 use crate::control::CharacterDevice;
+use crate::firmware::FirmwareImage;
 
 /// What a TAP interface without a name is called: the kernel puts a number that is free.
 const ANY_TAP_NAME: &str = "vireo%d";
@@ -27,6 +28,7 @@ pub(crate) struct HostResources {
     /// What each of them has done, in the same order: for the machine's clients, also across its reboots.
     pub(super) disk_counters: Vec<Arc<BlockCounters>>,
     pub(super) nets: Vec<Interface>,
+    pub(super) firmware: Option<FirmwareImage>,
     pub(super) serial: Option<Arc<CharacterBackend>>,
     pub(super) console_ports: Vec<Arc<CharacterBackend>>,
     pub(super) worker: WorkerHandle,
@@ -58,6 +60,10 @@ impl std::fmt::Debug for HostResources {
 impl HostResources {
     /// Opens everything that `spec` names; on an error nothing stays open. Character devices are pumped on `worker`.
     pub(crate) fn open(spec: &MachineSpec, worker: &WorkerHandle) -> Result<Self, BuildError> {
+        let firmware = match &spec.boot {
+            BootSpec::Kernel(_) => None,
+            BootSpec::Firmware { firmware, .. } => Some(FirmwareImage::open(firmware)?),
+        };
         let disks = spec.disks.iter().map(disks::open).collect::<Result<_, _>>()?;
         let disk_counters = spec.disks.iter().map(|_| Arc::default()).collect();
         let nets = spec.nets.iter().map(open_net).collect::<Result<_, _>>()?;
@@ -70,7 +76,7 @@ impl HostResources {
             .iter()
             .map(|port| open_character("--console", &port.backend, port.log.as_deref(), worker))
             .collect::<Result<_, _>>()?;
-        Ok(Self { disks, disk_counters, nets, serial, console_ports, worker: worker.clone() })
+        Ok(Self { disks, disk_counters, nets, firmware, serial, console_ports, worker: worker.clone() })
     }
 
     /// The pseudo-terminals of the devices that have one, for vm.info.
