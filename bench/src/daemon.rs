@@ -11,7 +11,7 @@
 mod cases;
 mod clients;
 mod document;
-mod peer;
+pub(crate) mod peer;
 
 use std::path::PathBuf;
 
@@ -23,6 +23,7 @@ use self::document::Documents;
 use self::peer::Peer;
 use crate::report::Excluded;
 use crate::sample::Summary;
+use crate::surroundings::Network;
 
 /// What is measured, and how often.
 #[derive(Debug, Clone, Serialize)]
@@ -81,9 +82,9 @@ pub fn compare(options: &DaemonOptions, show: impl FnMut(&[DaemonOutcome])) -> R
     ensure!(options.rounds > 0 && options.domains >= options.rounds, "at least one domain for each round");
     let folder = tempfile::tempdir_in(&options.directory).context("a temporary folder")?;
     let documents = Documents::make(folder.path(), options.domains)?;
-    let mut peers = vec![Peer::vireod(&options.vireod, folder.path())?];
+    let mut peers = vec![Peer::vireod(&options.vireod, folder.path(), Network::OfTheHost)?];
     let mut excluded = Vec::new();
-    match Peer::libvirtd(folder.path()) {
+    match Peer::libvirtd(folder.path(), Network::OfTheHost) {
         Ok(peer) => peers.push(peer),
         Err(error) => {
             let reason = format!("{error:#}");

@@ -6,7 +6,7 @@
 //! - [`contender`] knows the programs, [`job`] what they are told to run;
 //! - [`time`] measures how long a guest takes to say something, [`memory`] what a program with a guest has resident;
 //! - [`image`] compares what is done with disk images;
-//! - [`daemon`] compares daemons that keep definitions;
+//! - [`daemon`] compares daemons that keep definitions, [`network`] their virtual networks;
 //! - [`report`] prints and saves the results.
 
 mod command_line;
@@ -15,8 +15,10 @@ pub mod daemon;
 pub mod image;
 pub mod job;
 pub mod memory;
+pub mod network;
 mod process;
 pub mod report;
 pub mod sample;
+mod surroundings;
 pub mod time;
 pub mod tiny_kernel;

@@ -9,8 +9,9 @@ use bench::contender::{Contender, Kind};
 use bench::daemon::DaemonOptions;
 use bench::image::ImageOptions;
 use bench::job::{Devices, Job};
+use bench::network::NetworkOptions;
 use bench::tiny_kernel::{Ending, GREETING};
-use bench::{daemon, image, memory, report, time, tiny_kernel};
+use bench::{daemon, image, memory, network, report, time, tiny_kernel};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -41,6 +42,8 @@ enum Benchmark {
     Image(ImageArguments),
     /// Calls to vireod with many definitions, its start and its memory, beside libvirtd
     Daemon(DaemonArguments),
+    /// Virtual networks of vireod: from start to readiness, leases and transfers by NAT, beside libvirtd with dnsmasq
+    Network(NetworkArguments),
     /// Write the tiny PVH kernel that the benchmarks boot
     Kernel {
         /// What it does after its greeting
@@ -135,6 +138,25 @@ struct DaemonArguments {
     json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct NetworkArguments {
+    /// Rounds; every program takes part in each
+    #[arg(long, default_value_t = 10)]
+    rounds: usize,
+    /// Guests that ask for an address in each round
+    #[arg(long, default_value_t = 200)]
+    guests: u8,
+    /// Seconds of each transfer
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// Where the daemons keep what they write, a few MiB; on the file system that is to be measured
+    #[arg(long, default_value = "/var/tmp")]
+    directory: PathBuf,
+    /// Write the numbers to this file as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EndingName {
     Reset,
@@ -167,6 +189,7 @@ fn main() -> Result<()> {
         Benchmark::Memory(options) => resident(&options),
         Benchmark::Image(arguments) => images(arguments),
         Benchmark::Daemon(arguments) => daemons(arguments),
+        Benchmark::Network(arguments) => networks(arguments),
         Benchmark::Kernel { ending, output } => fs::write(&output, tiny_kernel::image(ending.ending()))
             .with_context(|| format!("writing {}", output.display())),
     }
@@ -278,6 +301,20 @@ fn daemons(arguments: DaemonArguments) -> Result<()> {
     let results = daemon::compare(&options, report::print_daemon)?;
     report::print_daemon_memory(&results.memory);
     arguments.json.map_or(Ok(()), |path| report::save(&path, "daemon", &options, &results))
+}
+
+fn networks(arguments: NetworkArguments) -> Result<()> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let options = NetworkOptions {
+        vireod: program.with_file_name("vireod"),
+        directory: arguments.directory,
+        rounds: arguments.rounds,
+        guests: arguments.guests,
+        seconds: arguments.seconds,
+    };
+    report::print_daemon_heading();
+    let results = network::compare(&options, report::print_daemon)?;
+    arguments.json.map_or(Ok(()), |path| report::save(&path, "network", &options, &results))
 }
 
 /// Debian's cloud kernel 6.12 with its initramfs, copied so that everybody reads them from memory.

@@ -1,7 +1,6 @@
 //! The daemons: how each is started for itself, asked, looked at and ended.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +10,8 @@ use libvirt_rpc::client::{ClientError, Connection};
 use libvirt_rpc::procedures::ConnectNumOfDefinedDomains;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::surroundings::{Network, Surroundings};
+
 /// How long a daemon may take to answer the first call: at first libvirtd runs every QEMU that it finds.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two tries to connect to a daemon that starts.
@@ -18,27 +19,32 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 /// A daemon that can be started.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// What the report calls it.
-    pub(super) name: &'static str,
+    pub(crate) name: &'static str,
     command: Vec<String>,
     socket: PathBuf,
     uri: String,
     log: PathBuf,
     /// What it needs around itself.
-    _surroundings: Option<Surroundings>,
+    surroundings: Option<Surroundings>,
 }
 
 impl Peer {
     /// Ours.
-    pub(super) fn vireod(program: &Path, folder: &Path) -> Result<Self> {
+    pub(crate) fn vireod(program: &Path, folder: &Path, network: Network) -> Result<Self> {
         ensure!(program.is_file(), "{} is not there: cargo build --release", program.display());
         let folder = folder.join("vireod");
         fs::create_dir(&folder).context("a folder for vireod")?;
         let path = |name: &str| folder.join(name).display().to_string();
         let program = program.display().to_string();
         let (state, runtime) = (path("state"), path("run"));
-        let command = vec![program, "--state-dir".into(), state, "--runtime-dir".into(), runtime];
+        let surroundings = match network {
+            Network::OfTheHost => None,
+            Network::Own => Some(Surroundings::make(&folder, network)?),
+        };
+        let mut command = surroundings.as_ref().map(Surroundings::prefix).unwrap_or_default();
+        command.extend([program, "--state-dir".into(), state, "--runtime-dir".into(), runtime]);
         let instance = if rustix::process::geteuid().is_root() { "system" } else { "session" };
         Ok(Self {
             name: "vireod",
@@ -46,12 +52,12 @@ impl Peer {
             socket: folder.join("run/libvirt-sock"),
             uri: format!("qemu:///{instance}"),
             log: folder.join("log"),
-            _surroundings: None,
+            surroundings,
         })
     }
 
     /// Debian's, which keeps its definitions in fixed places: it gets a mount namespace in which these are in `folder`.
-    pub(super) fn libvirtd(folder: &Path) -> Result<Self> {
+    pub(crate) fn libvirtd(folder: &Path, network: Network) -> Result<Self> {
         let program = installed("libvirtd").context("not installed (Debian: libvirt-daemon)")?;
         ensure!(
             Path::new("/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so").exists(),
@@ -59,7 +65,8 @@ impl Peer {
         );
         let folder = folder.join("libvirtd");
         fs::create_dir(&folder).context("a folder for libvirtd")?;
-        let surroundings = Surroundings::make(&folder)?;
+        ensure!(Path::new("/etc/libvirt").is_dir(), "/etc/libvirt is not there: is libvirt installed?");
+        let surroundings = Surroundings::make(&folder, network)?;
         let configuration = folder.join("libvirtd.conf");
         let sockets = folder.join("sockets");
         fs::create_dir(&sockets)?;
@@ -83,12 +90,12 @@ impl Peer {
             socket: sockets.join("libvirt-sock"),
             uri: "qemu:///system".into(),
             log: folder.join("log"),
-            _surroundings: Some(surroundings),
+            surroundings: Some(surroundings),
         })
     }
 
     /// Starts it, and waits until it has answered a call; how long both took.
-    pub(super) fn start(&self, domains: usize) -> Result<(Daemon<'_>, Duration)> {
+    pub(crate) fn start(&self, domains: usize) -> Result<(Daemon<'_>, Duration)> {
         // What the one before left to be written would be written in this one's time.
         rustix::fs::sync();
         let _ = fs::remove_file(&self.socket);
@@ -111,8 +118,8 @@ impl Peer {
 
 /// A running daemon. Killed when dropped, unless it was ended.
 #[derive(Debug)]
-pub(super) struct Daemon<'a> {
-    pub(super) peer: &'a Peer,
+pub(crate) struct Daemon<'a> {
+    pub(crate) peer: &'a Peer,
     child: Child,
 }
 
@@ -135,19 +142,27 @@ impl Daemon<'_> {
     }
 
     /// A connection of its own.
-    pub(super) fn connect(&self) -> Result<Connection, ClientError> {
+    pub(crate) fn connect(&self) -> Result<Connection, ClientError> {
         Connection::open_socket(&self.peer.socket, Some(&self.peer.uri), false)
     }
 
+    /// What is around it.
+    ///
+    /// # Errors
+    /// When that is the host.
+    pub(crate) fn inside(&self) -> Result<&Surroundings> {
+        self.peer.surroundings.as_ref().context("it has no surroundings of its own")
+    }
+
     /// Ends it as a service manager does.
-    pub(super) fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         self.child.wait()?;
         Ok(())
     }
 
     /// Processor time that its threads have used (Documentation/scheduler/sched-stats.rst); none where the kernel does not count.
-    pub(super) fn processor_time(&self) -> Option<Duration> {
+    pub(crate) fn processor_time(&self) -> Option<Duration> {
         let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).ok()?;
         let used = threads.filter_map(|thread| -> Option<u64> {
             let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
@@ -157,7 +172,7 @@ impl Daemon<'_> {
     }
 
     /// Resident memory, and the same with shared pages in parts, KiB (proc_pid_smaps_rollup(5)).
-    pub(super) fn memory(&self) -> Result<(u64, u64)> {
+    pub(crate) fn memory(&self) -> Result<(u64, u64)> {
         let path = format!("/proc/{}/smaps_rollup", self.child.id());
         let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
         rollup(&text)
@@ -181,110 +196,16 @@ fn rollup(text: &str) -> Result<(u64, u64)> {
     Ok((field("Rss:")?, field("Pss:")?))
 }
 
-fn installed(program: &str) -> Option<PathBuf> {
+pub(crate) fn installed(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     // Daemons are not on every user's PATH.
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
     folders.map(|folder| folder.join(program)).find(|program| program.is_file())
 }
 
-/// Mounts of its own for a program that writes to fixed places: none of them is the host's. They are there as long as this is.
-#[derive(Debug)]
-struct Surroundings {
-    /// A program that holds the namespace until its standard input ends.
-    holder: Child,
-}
-
-/// Each place, and the folder that takes it; then the user as which libvirtd runs machines, without which it does not start and
-/// which only its package for whole hosts makes; /run, without the host's D-Bus and services.
-const MOUNTS: &str = r#"
-set -e
-cd "$1"
-for name in passwd group; do
-    cp "/etc/$name" "$name"
-    grep -q "^libvirt-qemu:" "$name" || echo "libvirt-qemu:x:64055:64055::/:/usr/sbin/nologin" | {
-        if [ "$name" = group ]; then cut -d: -f1-3 | sed "s/$/:/"; else cat; fi
-    } >> "$name"
-    mount --bind "$name" "/etc/$name"
-done
-mkdir etc lib cache
-mount --bind etc /etc/libvirt
-mount --bind lib /var/lib
-mount --bind cache /var/cache
-mount -t tmpfs tmpfs /run
-echo ready
-exec cat
-"#;
-
-impl Surroundings {
-    fn make(folder: &Path) -> Result<Self> {
-        ensure!(rustix::process::geteuid().is_root(), "only root can keep it away from the host's own files");
-        ensure!(Path::new("/etc/libvirt").is_dir(), "/etc/libvirt is not there: is libvirt installed?");
-        for hidden in ["/var/lib", "/var/cache", "/run"] {
-            ensure!(!folder.starts_with(hidden), "its folder must not be below {hidden}: choose another");
-        }
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", MOUNTS, "sh"]).arg(folder);
-        let mut holder = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("executing unshare")?;
-        let mut said = [0; 6];
-        let output = holder.stdout.as_mut().context("its output")?;
-        if output.read_exact(&mut said).is_err() || &said != b"ready\n" {
-            let mut reason = String::new();
-            holder.wait()?;
-            holder.stderr.take().context("its errors")?.read_to_string(&mut reason)?;
-            bail!("its own mounts can't be made: {}", reason.trim());
-        }
-        Ok(Self { holder })
-    }
-
-    /// What a command begins with that is executed inside. The process is that of the command then.
-    fn prefix(&self) -> Vec<String> {
-        vec!["nsenter".into(), format!("--mount=/proc/{}/ns/mnt", self.holder.id()), "--".into()]
-    }
-}
-
-impl Drop for Surroundings {
-    fn drop(&mut self) {
-        if let Some(mut input) = self.holder.stdin.take() {
-            let _ = input.flush();
-        }
-        // Its input has ended, so it ends.
-        let _ = self.holder.wait();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_written_to_fixed_places_is_not_the_hosts() {
-        if !rustix::process::geteuid().is_root() || !Path::new("/etc/libvirt").is_dir() {
-            eprintln!("skipped: needs root and /etc/libvirt");
-            return;
-        }
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let surroundings = Surroundings::make(folder.path()).unwrap();
-        let name = format!("vireo-bench-{}", std::process::id());
-        let script = format!(
-            "touch /etc/libvirt/{name} /var/lib/{name} /var/cache/{name} /run/{name} && id -u libvirt-qemu"
-        );
-        let mut command = surroundings.prefix();
-        command.extend(["sh", "-c", &script].map(str::to_owned));
-        let output = Command::new(&command[0]).args(&command[1..]).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        for place in ["etc", "lib", "cache"] {
-            assert!(folder.path().join(place).join(&name).exists(), "{place}");
-        }
-        for place in ["/etc/libvirt", "/var/lib", "/var/cache", "/run"] {
-            assert!(!Path::new(place).join(&name).exists(), "{place}");
-        }
-    }
 
     #[test]
     fn resident_memory_is_read_in_both_ways() {

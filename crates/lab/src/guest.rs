@@ -22,6 +22,8 @@ const GROUP: &str = "root:x:0:\ntty:x:5:\n";
 const FILESYSTEMS: &str = "ext4\nvfat\niso9660\nsquashfs\n";
 const POWER_BUTTON: &str = "#!/bin/sh\nexec poweroff\n";
 const UDHCPC: &str = include_str!("../../../lab/guest-udhcpc");
+/// Where Debian's busybox looks for it.
+const UDHCPC_PLACE: &str = "etc/udhcpc/default.script";
 /// What modprobe and depmod read of a module folder.
 const INDEX: [&str; 4] = ["modules.builtin", "modules.builtin.modinfo", "modules.order", "modules.softdep"];
 
@@ -83,13 +85,14 @@ impl Guest {
 }
 
 fn guest_fingerprint(kernel: &Kernel) -> String {
-    let texts = [INIT, PROFILE, PASSWD, GROUP, FILESYSTEMS, POWER_BUTTON, UDHCPC, &kernel.version];
+    let texts =
+        [INIT, PROFILE, PASSWD, GROUP, FILESYSTEMS, POWER_BUTTON, UDHCPC, UDHCPC_PLACE, &kernel.version];
     let texts = texts.iter().chain(GUEST_LOADED).chain(GUEST_MORE);
     fingerprint(texts.map(|text| text.as_bytes()))
 }
 
 fn pack(context: &Context, kernel: &Kernel, making: &Path) -> Result<Initramfs, LabError> {
-    let folders = ["root", "etc", "etc/acpi", "etc/acpi/PWRF", "usr", "usr/share", "usr/share/udhcpc"];
+    let folders = ["root", "etc", "etc/acpi", "etc/acpi/PWRF", "etc/udhcpc", "usr"];
     let mut image = Initramfs::start(&Busybox::find()?, INIT, &folders, &context.interrupt)?;
     for (link, target) in [("sbin", "bin"), ("usr/bin", "../bin"), ("usr/sbin", "../bin")] {
         image.symlink(link, target)?;
@@ -104,7 +107,7 @@ fn pack(context: &Context, kernel: &Kernel, making: &Path) -> Result<Initramfs, 
         image.file(name, text.as_bytes())?;
     }
     image.executable("etc/acpi/PWRF/00000080", POWER_BUTTON.as_bytes())?;
-    image.executable("usr/share/udhcpc/default.script", UDHCPC.as_bytes())?;
+    image.executable(UDHCPC_PLACE, UDHCPC.as_bytes())?;
 
     // A module folder with nothing but this guest's modules, so that its index is short.
     let folder = format!("lib/modules/{}", kernel.version);

@@ -33,14 +33,18 @@ pub(crate) struct Daemon {
 impl Daemon {
     pub(crate) fn start(directory: &Path) -> Result<Self> {
         let runtime = directory.join("run");
-        let mut child = Command::new(program_path("vireod")?)
-            .arg("--state-dir")
-            .arg(directory.join("state"))
-            .arg("--runtime-dir")
-            .arg(&runtime)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting vireod")?;
+        let mut command = Command::new(program_path("vireod")?);
+        command.arg("--state-dir").arg(directory.join("state")).arg("--runtime-dir").arg(&runtime);
+        Self::spawn(command, &runtime)
+    }
+
+    /// As the host has it, with the network of the host's machines.
+    pub(crate) fn of_the_host() -> Result<Self> {
+        Self::spawn(Command::new(program_path("vireod")?), Path::new("/run/vireo"))
+    }
+
+    fn spawn(mut command: Command, runtime: &Path) -> Result<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn().context("starting vireod")?;
         let mut line = String::new();
         let output = child.stdout.take().context("vireod has an output")?;
         BufReader::new(output).read_line(&mut line)?;

@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod network;
+mod networks;
 mod storage;
 
 use std::process::ExitCode;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         domains::tests(),
         memory::tests(),
         limits::tests(),
+        networks::tests(),
     ];
     let tests = [boot::tests(), lifecycle::tests(), control::tests(), faults::tests()]
         .into_iter()

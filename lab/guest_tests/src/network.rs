@@ -54,6 +54,36 @@ impl Drop for Bridge {
     }
 }
 
+/// Somebody outside, in a network namespace of its own, who knows no way back to guests' addresses; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Outside;
+
+impl Outside {
+    /// The address (TEST-NET-3, RFC 5737).
+    pub(crate) const ADDRESS: &str = "203.0.113.2";
+    const NAMESPACE: &str = "outside";
+
+    /// Makes it, with the host at 203.0.113.1/24.
+    pub(crate) fn make() -> Result<Self> {
+        ip(&["netns", "add", Self::NAMESPACE])?;
+        let outside = Self;
+        ip(&["link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", Self::NAMESPACE])?;
+        ip(&["addr", "add", "203.0.113.1/24", "dev", "up0"])?;
+        ip(&["link", "set", "up0", "up"])?;
+        let address = format!("{}/24", Self::ADDRESS);
+        ip(&["-n", Self::NAMESPACE, "addr", "add", &address, "dev", "eth0"])?;
+        ip(&["-n", Self::NAMESPACE, "link", "set", "eth0", "up"])?;
+        Ok(outside)
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // Its end of the pair goes with it, and so does the host's.
+        let _ = ip(&["netns", "del", Self::NAMESPACE]);
+    }
+}
+
 fn ip(arguments: &[&str]) -> Result<()> {
     let output = Command::new("ip").args(arguments).output().context("running ip")?;
     ensure!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
