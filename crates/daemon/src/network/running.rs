@@ -77,6 +77,8 @@ pub(crate) struct Running {
     found: watch::Sender<bool>,
     /// Whether the host is known to be as the store says: until then nothing is changed.
     ordered: AtomicBool,
+    /// Whether what starts with the daemon has been started.
+    begun: watch::Sender<bool>,
     pub(super) ports: Ports,
     /// Of running networks.
     pub(super) keepers: parking_lot::Mutex<HashMap<Uuid, Arc<Keeper>>>,
@@ -124,6 +126,7 @@ impl Running {
             turn: Mutex::default(),
             found: watch::Sender::new(false),
             ordered: AtomicBool::new(false),
+            begun: watch::Sender::new(false),
             ports: Ports::default(),
             keepers: parking_lot::Mutex::default(),
         })
@@ -450,6 +453,13 @@ impl Running {
                 tracing::error!("network '{}' does not start: {error}", network.name());
             }
         }
+        self.begun.send_replace(true);
+    }
+
+    /// Waits until networks that start with the daemon have been started: whoever connects to a daemon that has just begun finds them.
+    pub(crate) async fn begun(&self) {
+        // The sender is in `self`.
+        let _ = self.begun.subscribe().wait_for(|begun| *begun).await;
     }
 
     /// Makes the host what the store says. Fails when it can't even be asked: what runs is left as it is then.

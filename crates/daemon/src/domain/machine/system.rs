@@ -152,6 +152,8 @@ fn payload(domain: &Domain, findings: &mut Findings) -> PayloadConfig {
         kernel: os.kernel.as_ref().map(Into::into),
         cmdline: os.cmdline.clone(),
         initramfs: os.initrd.as_ref().map(Into::into),
+        firmware: None,
+        nvram: None,
     }
 }
 

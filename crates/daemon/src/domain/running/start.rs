@@ -139,6 +139,7 @@ async fn prepare(
     restarts: u32,
 ) -> Result<Ascent, DomainError> {
     assign::start(&mut document, id);
+    machines.networks.begun().await;
     machines.complete_cards(&mut document)?;
     // Volumes may lie on disks that are slow.
     let (uuid, looking) = (domain.uuid(), Arc::clone(machines));
