@@ -55,7 +55,10 @@ pub(crate) fn host() -> Vec<String> {
         sh(
             "(ip route show table all; ip -6 route show table all) | grep -v 'linkdown\\|multicast\\|fe80' || true",
         ),
-        sh("nft -j list ruleset | sed 's/\"handle\": [0-9]*//g'"),
+        // The kernel lists tables in the order in which they were made last.
+        sh(
+            "nft list tables | sort | while read -r table; do nft -j list $table; done | sed 's/\"handle\": [0-9]*//g'",
+        ),
         sh(
             "cd /proc/sys/net; grep -rs . ipv4/ip_forward ipv4/conf/*/forwarding ipv4/conf/*/accept_redirects \
             ipv4/conf/*/route_localnet ipv6/conf/*/forwarding ipv6/conf/*/accept_ra ipv6/conf/*/disable_ipv6",
@@ -66,10 +69,13 @@ pub(crate) fn host() -> Vec<String> {
 /// A host in a network of its own, whose `eth0` is connected to an interface of the test's network; gone when it is dropped.
 pub(crate) struct Neighbour {
     holder: Child,
+    interface: String,
 }
 
 impl Drop for Neighbour {
     fn drop(&mut self) {
+        // The kernel takes its time to remove what was in a namespace. The test may have removed it.
+        let _ = Command::new("ip").args(["link", "del", &self.interface]).output();
         self.holder.kill().unwrap();
         self.holder.wait().unwrap();
     }
@@ -79,7 +85,7 @@ impl Neighbour {
     /// Connected to `interface`, which is made.
     pub(crate) fn at(interface: &str) -> Self {
         let holder = Command::new("unshare").args(["--net", "--", "sleep", "1000"]).spawn().unwrap();
-        let neighbour = Self { holder };
+        let neighbour = Self { holder, interface: interface.to_owned() };
         let pid = neighbour.holder.id();
         // The namespace is there when it is another one.
         let namespace = |path: String| std::fs::read_link(path).unwrap();

@@ -84,6 +84,7 @@ fn a_document_that_contradicts_itself_is_not_defined() {
             (document("sixteen-letters-", &subnet("")), "'sixteen-letters-' can't be the name of a bridge"),
             (document("a/b", &subnet("")), "'a/b' can't be the name of a bridge"),
             (document("..", &subnet("")), "'..' can't be the name of a bridge"),
+            (document("a\"b", &subnet("")), "'a\"b' is not a name that the kernel takes for an interface"),
             (document("all", &subnet("")), "'all' can't be the name of a bridge"),
             (document("default", &subnet("")), "'default' can't be the name of a bridge"),
             (
@@ -181,7 +182,6 @@ fn what_the_host_has_is_not_taken() {
                 "the bridge's name 'up0' is that of an interface of somebody else",
             ),
             (document("br9", &subnet("")), "the bridge's name 'br9' is that of an interface of 'mine'"),
-            (document("a\"b", &subnet("")), "'a\"b' is not a name that the kernel takes for an interface"),
             (
                 forwarded("proto='tcp' port='2022' to='10.77.1.2'"),
                 "TCP port 2022 to 10.77.1.2 port 2022: a program of this host listens at this port",

@@ -154,7 +154,7 @@ proptest! {
 
 #[test]
 fn a_port_of_a_network_that_shares_interfaces_of_the_host_names_the_one_it_is_on() {
-    let text = "<domain type='kvm'><name>one</name><devices><interface type='direct'>\
+    let text = "<domain type='kvm'><name>one</name><os><type>hvm</type></os><devices><interface type='direct'>\
         <mac address='52:54:00:00:00:01'/><source network='n' portid='5ec2e3a0-9e4b-4f0e-8f8a-111111111111' dev='eth1' mode='vepa'/>\
         <target dev='macvtap0'/></interface><interface type='direct'><source dev='eth1' mode='vepa'/><target dev='macvtap1'/>\
         </interface></devices></domain>";

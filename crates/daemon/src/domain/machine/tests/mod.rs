@@ -302,7 +302,7 @@ fn what_changes_the_guest_or_the_hosts_safety_is_refused_at_its_place() {
             "interface/bandwidth/inbound/@floor",
         ),
         (
-            net("<bandwidth><inbound average='1'/></bandwidth>").replace("'bridge'", "'direct'"),
+            net("<bandwidth><inbound average='1'/></bandwidth>").replace("'bridge'", "'user'"),
             "interface/bandwidth",
         ),
         (
