@@ -6,6 +6,7 @@ mod cards;
 mod on_networks;
 mod ports;
 mod usage;
+mod user_cards;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
