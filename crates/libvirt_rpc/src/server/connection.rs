@@ -27,8 +27,9 @@ use crate::procedures::{
 use crate::xdr::Xdr;
 use crate::{OPEN_READ_ONLY, feature};
 
-/// A flag of CONNECT_OPEN that only concerns the client's own side (VIR_CONNECT_NO_ALIASES).
-const OPEN_NO_ALIASES: u32 = 2;
+/// Flags of CONNECT_OPEN that only concern the client's own side: VIR_CONNECT_NO_ALIASES, and what libvirt's library sends when it
+/// opens a user's own connection (qemu:///session) and would start a daemon for it.
+const OPEN_CLIENT_SIDE: u32 = 2 | 4;
 
 /// Frames after which other tasks of the thread get a turn.
 const FRAMES_A_TURN: usize = 32;
@@ -323,7 +324,7 @@ impl<S: Service> Connection<S> {
         if self.opened {
             return Err(RpcError::internal("connection already open"));
         }
-        let unknown = wanted.flags & !(OPEN_READ_ONLY | OPEN_NO_ALIASES);
+        let unknown = wanted.flags & !(OPEN_READ_ONLY | OPEN_CLIENT_SIDE);
         if unknown != 0 {
             return Err(RpcError::invalid_argument(format!(
                 "unsupported flags ({unknown:#x}) in function virConnectOpen"
