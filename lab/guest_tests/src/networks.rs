@@ -159,7 +159,9 @@ fn killed(mut daemon: Daemon, mut first: Guest, mut second: Guest) -> Result<Dae
     let leases = daemon.virsh("net-dhcp-leases default")?;
     let serving = services()?;
     // A stream and single packets, both until told to end.
-    second.run("nc -l -p 5000 > /tmp/heard & true")?;
+    // A program in the background that reads the terminal is stopped, and one that connects too early gives up.
+    second.run("sleep 9999 | nc -l -p 5000 > /tmp/heard & true")?;
+    second.run("until cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep -q ':1388 '; do :; done")?;
     first.run("ping -i 1 second > /tmp/pings & true")?;
     first.run("(n=0; until test -e /tmp/enough; do n=$((n+1)); echo $n; sleep 1; done) | tee /tmp/told | nc second 5000 & true")?;
     first.run("until grep -q 3 /tmp/told && grep -q seq=2 /tmp/pings; do :; done")?;
