@@ -12,6 +12,11 @@ pub enum SpecError {
         "no kernel and no firmware: a machine needs one to boot, give its path with --kernel (payload.kernel) or --firmware (payload.firmware)"
     )]
     NothingToBoot,
+    /// Firmware is not told of a kernel.
+    #[error(
+        "kernel and firmware: firmware boots from disks or the network and is not told of a kernel: leave --kernel or --firmware out"
+    )]
+    KernelAndFirmware,
     /// Something for a kernel or firmware that is not there.
     #[error("{option} without {needs}: give --{needs}, or leave --{option} out")]
     Without {

@@ -119,12 +119,7 @@ pub enum BootSpec {
     /// A Linux kernel that is entered directly (bzImage by the 64-bit boot protocol, or an ELF image with a PVH note).
     Kernel(KernelSpec),
     /// Firmware, which boots from disks or the network.
-    Firmware {
-        /// What is in the flash memory.
-        firmware: FirmwareSpec,
-        /// A bzImage that the firmware boots instead.
-        kernel: Option<KernelSpec>,
-    },
+    Firmware(FirmwareSpec),
 }
 
 /// A kernel and what it is given.

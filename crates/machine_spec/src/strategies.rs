@@ -50,15 +50,18 @@ fn memory() -> impl Strategy<Value = MemoryConfig> {
 fn payload() -> impl Strategy<Value = PayloadConfig> {
     let kernel = (path(), of("[ -~]{0,30}"), of(path()));
     let firmware = (path(), of(path()));
-    (0..3, kernel, firmware).prop_map(|(which, (kernel, cmdline, initramfs), (firmware, nvram))| {
-        let kernel = PayloadConfig { kernel: Some(kernel), cmdline, initramfs, ..PayloadConfig::default() };
-        let firmware = Some(firmware);
-        match which {
-            0 => kernel,
-            1 => PayloadConfig { firmware, nvram, ..PayloadConfig::default() },
-            _ => PayloadConfig { firmware, nvram, ..kernel },
-        }
-    })
+    let kernel = kernel.prop_map(|(kernel, cmdline, initramfs)| PayloadConfig {
+        kernel: Some(kernel),
+        cmdline,
+        initramfs,
+        ..PayloadConfig::default()
+    });
+    let firmware = firmware.prop_map(|(firmware, nvram)| PayloadConfig {
+        firmware: Some(firmware),
+        nvram,
+        ..PayloadConfig::default()
+    });
+    prop_oneof![kernel, firmware]
 }
 
 /// A format with what goes with it: other files, their directories, and whether it can only be read.

@@ -21,30 +21,10 @@ pub mod item {
     pub const SIGNATURE: u16 = 0x00;
     /// What the device can: bit 0 the data port, bit 1 DMA.
     pub const FEATURES: u16 = 0x01;
-    /// The machine's UUID, 16 bytes.
-    pub const UUID: u16 = 0x02;
     /// vCPUs that are there at the start, 16 bits.
     pub const CPU_COUNT: u16 = 0x05;
-    /// Length of the kernel's protected-mode part, 32 bits.
-    pub const KERNEL_SIZE: u16 = 0x08;
-    /// Length of the initial RAM file system, 32 bits.
-    pub const INITRD_SIZE: u16 = 0x0b;
-    /// Whether a person is asked what to boot, 16 bits.
-    pub const BOOT_MENU: u16 = 0x0e;
     /// The largest local APIC identifier and one, 16 bits.
     pub const MOST_CPUS: u16 = 0x0f;
-    /// The kernel's protected-mode part.
-    pub const KERNEL_DATA: u16 = 0x11;
-    /// The initial RAM file system.
-    pub const INITRD_DATA: u16 = 0x12;
-    /// Length of the command line with the zero at its end, 32 bits.
-    pub const COMMAND_LINE_SIZE: u16 = 0x14;
-    /// The command line.
-    pub const COMMAND_LINE_DATA: u16 = 0x15;
-    /// Length of the kernel's setup part, 32 bits.
-    pub const SETUP_SIZE: u16 = 0x17;
-    /// The kernel's setup part.
-    pub const SETUP_DATA: u16 = 0x18;
     /// The list of files.
     pub const DIRECTORY: u16 = 0x19;
     /// The first file.
@@ -56,7 +36,7 @@ const NAME_BYTES: usize = 56;
 /// Files there can be: numbers from 4000h are something else.
 const MOST_FILES: usize = 0x3fe0;
 
-/// What is selected by nobody.
+/// Registers, in the order of their ports.
 const SELECTOR: u64 = 0;
 const DATA: u64 = 1;
 const DMA_HIGH: u64 = 4;

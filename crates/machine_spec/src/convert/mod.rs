@@ -113,42 +113,39 @@ fn boot(payload: PayloadConfig) -> Result<BootSpec, SpecError> {
     let PayloadConfig { kernel, cmdline, initramfs, firmware, nvram } = payload;
     let path =
         |option, path: Option<PathBuf>| path.map(|path| checked_path("payload", option, path)).transpose();
-    let kernel = match path("kernel", kernel)? {
-        Some(image) => {
+    let without = |option, needs| Err(SpecError::Without { option, needs });
+    match (path("kernel", kernel)?, path("firmware", firmware)?) {
+        (Some(_), Some(_)) => Err(SpecError::KernelAndFirmware),
+        (None, None) => Err(SpecError::NothingToBoot),
+        (Some(_), None) if nvram.is_some() => without("nvram", "firmware"),
+        (Some(image), None) => {
             let command_line = cmdline.unwrap_or_default();
             if let Some(position) = command_line.bytes().position(|byte| byte.is_ascii_control()) {
                 return Err(SpecError::CommandLine { position });
             }
-            Some(KernelSpec { image, initramfs: path("initramfs", initramfs)?, command_line })
+            Ok(BootSpec::Kernel(KernelSpec { image, initramfs: path("initramfs", initramfs)?, command_line }))
         }
-        None if firmware.is_none() => return Err(SpecError::NothingToBoot),
-        None if initramfs.is_some() => {
-            return Err(SpecError::Without { option: "initramfs", needs: "kernel" });
+        (None, Some(_)) if initramfs.is_some() => without("initramfs", "kernel"),
+        (None, Some(_)) if cmdline.is_some() => without("cmdline", "kernel"),
+        (None, Some(image)) => {
+            Ok(BootSpec::Firmware(FirmwareSpec { image, variables: path("nvram", nvram)? }))
         }
-        None if cmdline.is_some() => return Err(SpecError::Without { option: "cmdline", needs: "kernel" }),
-        None => None,
-    };
-    match (path("firmware", firmware)?, path("nvram", nvram)?, kernel) {
-        (Some(image), variables, kernel) => {
-            Ok(BootSpec::Firmware { firmware: FirmwareSpec { image, variables }, kernel })
-        }
-        (None, Some(_), _) => Err(SpecError::Without { option: "nvram", needs: "firmware" }),
-        (None, None, Some(kernel)) => Ok(BootSpec::Kernel(kernel)),
-        (None, None, None) => Err(SpecError::NothingToBoot),
     }
 }
 
 fn describe_boot(boot: &BootSpec) -> PayloadConfig {
-    let (firmware, kernel) = match boot {
-        BootSpec::Kernel(kernel) => (None, Some(kernel)),
-        BootSpec::Firmware { firmware, kernel } => (Some(firmware), kernel.as_ref()),
-    };
-    PayloadConfig {
-        kernel: kernel.map(|kernel| kernel.image.clone()),
-        cmdline: kernel.map(|kernel| kernel.command_line.clone()),
-        initramfs: kernel.and_then(|kernel| kernel.initramfs.clone()),
-        firmware: firmware.map(|firmware| firmware.image.clone()),
-        nvram: firmware.and_then(|firmware| firmware.variables.clone()),
+    match boot {
+        BootSpec::Kernel(KernelSpec { image, initramfs, command_line }) => PayloadConfig {
+            kernel: Some(image.clone()),
+            cmdline: Some(command_line.clone()),
+            initramfs: initramfs.clone(),
+            ..PayloadConfig::default()
+        },
+        BootSpec::Firmware(FirmwareSpec { image, variables }) => PayloadConfig {
+            firmware: Some(image.clone()),
+            nvram: variables.clone(),
+            ..PayloadConfig::default()
+        },
     }
 }
 

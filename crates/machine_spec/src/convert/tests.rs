@@ -62,6 +62,7 @@ fn the_terminal_goes_to_the_serial_port_only_when_no_character_device_is_describ
 fn processors_and_memory_out_of_bounds_are_refused() {
     for (text, expected) in [
         (refusal(|c| c.payload.kernel = None), "no kernel and no firmware"),
+        (refusal(|c| c.payload.firmware = Some("f".into())), "kernel and firmware"),
         (refusal(|c| c.payload.nvram = Some("v".into())), "nvram without firmware"),
         (
             refusal(|c| {

@@ -202,7 +202,7 @@ wire_object! {
     /// What runs first.
     #[derive(Debug, Clone, PartialEq, Eq, Default)]
     pub struct PayloadConfig {
-        /// A bzImage, or an ELF image with a PVH note; with firmware, a bzImage that the firmware boots.
+        /// A bzImage, or an ELF image with a PVH note; not with firmware.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub kernel: Option<PathBuf>,
         /// The kernel's command line.

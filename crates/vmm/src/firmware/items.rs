@@ -4,10 +4,9 @@
 //! |---|---|
 //! | `etc/e820` | where RAM is |
 //! | `etc/acpi/...`, `etc/table-loader` | tables, made when they are asked for: the firmware has placed PCI by then |
-//! | numbers of vCPUs, UUID | as told by the specification |
+//! | numbers of vCPUs | as told by the specification |
 //! | `bootorder` | devices in the order in which they are tried |
 //! | `etc/sercon-port` | SeaBIOS: the serial port on which its screen is shown too |
-//! | kernel, initial RAM file system, command line | what the firmware boots instead of a disk |
 
 use platform::board;
 use platform::firmware_configuration::{Items, item};

@@ -81,8 +81,7 @@ impl Placed {
     pub(crate) fn plug(self, image: &FirmwareImage, vm: &Arc<Vm>, bus: &Bus) -> Result<(), FirmwareError> {
         let Some((slot, base, mapping)) = self.variables else { return Ok(()) };
         let end = base + mapping.size() as u64;
-        let index = slot.index();
-        let window = SlotWindow { vm: Arc::clone(vm), slot, index };
+        let window = SlotWindow { vm: Arc::clone(vm), slot };
         let flash = Flash::new(mapping, image.share_variables()?, Box::new(window));
         bus.insert(base..end, Arc::new(Mutex::new(flash))).map_err(|error| image.memory(error.to_string()))
     }
@@ -92,7 +91,6 @@ impl Placed {
 struct SlotWindow {
     vm: Arc<Vm>,
     slot: MemorySlot,
-    index: u32,
 }
 
 impl ReadWindow for SlotWindow {
@@ -101,6 +99,6 @@ impl ReadWindow for SlotWindow {
     }
 
     fn close(&mut self) -> Result<(), String> {
-        self.vm.remove_memory(self.index).map_err(|error| error.to_string())
+        self.vm.remove_memory(self.slot.index()).map_err(|error| error.to_string())
     }
 }

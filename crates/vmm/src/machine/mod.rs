@@ -146,7 +146,7 @@ impl Machine {
                 let root_pointer = board.write_acpi(&memory, topology, &layout)?;
                 start_kernel(kernel, &memory, &layout, root_pointer, &mut vcpus)?;
             }
-            BootSpec::Firmware { .. } => {
+            BootSpec::Firmware(_) => {
                 let order: Vec<String> = functions.iter().filter_map(Function::boot_name).collect();
                 board.tell_firmware(&spaces, &pci, &memory, topology, &layout, &order)?;
                 enter(&kvm_host::BootState::Reset, &mut vcpus)?;

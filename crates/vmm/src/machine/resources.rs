@@ -62,7 +62,7 @@ impl HostResources {
     pub(crate) fn open(spec: &MachineSpec, worker: &WorkerHandle) -> Result<Self, BuildError> {
         let firmware = match &spec.boot {
             BootSpec::Kernel(_) => None,
-            BootSpec::Firmware { firmware, .. } => Some(FirmwareImage::open(firmware)?),
+            BootSpec::Firmware(firmware) => Some(FirmwareImage::open(firmware)?),
         };
         let disks = spec.disks.iter().map(disks::open).collect::<Result<_, _>>()?;
         let disk_counters = spec.disks.iter().map(|_| Arc::default()).collect();
